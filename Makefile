@@ -1,0 +1,50 @@
+# make demo: the whole road on handwritten digits. make test: everything that is checked.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := demo/run
+
+.PHONY: demo test check emulators clean
+
+demo: .venv/.demo
+	$(BIN)/bindeploy train --data digits --model tiny --method bnn++ --mode bwa --epochs 20 --out $(RUN)
+	$(BIN)/bindeploy export $(RUN) --target host --out demo/host
+	$(BIN)/bindeploy export $(RUN) --target arm --out demo/arm
+	$(BIN)/bindeploy verify demo/host
+	$(BIN)/bindeploy verify demo/arm
+	$(BIN)/bindeploy bench demo/host --compare onnxruntime
+
+test: .venv/.test emulators check
+	$(BIN)/python -m pytest --durations=10
+
+check: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.h')
+
+# Emulators of ARM processors; without apt, or without the right to install, the tests that need them say that they were skipped.
+emulators:
+	@if command -v qemu-aarch64 >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
+	    sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends qemu-user; \
+	else echo "no qemu-aarch64 here and no apt to install it: emulated runs will be skipped"; fi
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "bindeploy needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+SOURCES := pyproject.toml constraints.txt $(shell find runtime -name '*.[ch]' -o -name '*.inc' -o -name CMakeLists.txt)
+
+.venv/.demo: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cross]'
+	@touch $@
+
+.venv/.test: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cross,dev]'
+	@touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build demo

@@ -1,0 +1,61 @@
+/* The plan file, byte for byte. Little endian; emit/plan.py writes it, load.c checks it.
+ *
+ *   header | tensors | nodes | names | zero padding to 64 | constants, each at a multiple of 64
+ */
+#ifndef BD_MODEL_H
+#define BD_MODEL_H
+
+#include <stdint.h>
+
+#define BD_PLAN_MAGIC "BDPLAN\r\n"
+#define BD_PLAN_VERSION 1u
+#define BD_NONE UINT32_MAX
+
+enum bd_type { BD_F32 = 1, BD_I32 = 2, BD_U8 = 3, BD_I8 = 4, BD_BITS = 5 };
+enum bd_place { BD_ARENA = 0, BD_CONSTANT = 1 };
+
+struct bd_plan_header { /* 64 bytes */
+    char magic[8];
+    uint32_t version;
+    uint32_t checksum; /* CRC-32 (polynomial 0xEDB88320) of every byte after the header */
+    uint64_t file_bytes;
+    uint64_t arena_bytes;
+    uint32_t tensor_count;
+    uint32_t node_count;
+    uint32_t input;  /* tensor: f32, NCHW as the caller hands it */
+    uint32_t output; /* tensor: f32, NCHW (or [N,F,1,1]) as the caller gets it */
+    uint32_t names_bytes;
+    uint32_t reserved[3];
+};
+
+/* Activations are [1, H, W, C]; the input and output tensors are [1, C, H, W].
+ * A row of bits (one pixel) is ceil(C / 64) words of 64 bits, pad bits 0.
+ * u8 weights are [F, KH, KW, 4 * ceil(C / 32)]: packed rows as in the ONNX file. Vectors are [n, 1, 1, 1]. */
+struct bd_plan_tensor { /* 48 bytes */
+    uint32_t type;
+    uint32_t place;
+    uint32_t shape[4];
+    uint64_t offset; /* from the start of the arena or of the file; a multiple of 64 */
+    uint64_t bytes;
+    uint32_t name; /* byte offset into names */
+    uint32_t reserved;
+};
+
+struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
+    uint32_t op;
+    uint32_t name;
+    uint32_t inputs[5]; /* tensors, BD_NONE where absent */
+    uint32_t output;
+    int32_t kernel[2];
+    int32_t strides[2];
+    int32_t pads[4]; /* top, left, bottom, right */
+    int32_t dilations[2];
+    int32_t group;
+    int32_t pad_value; /* binary convolutions: 1 or 0 */
+    int32_t channel_offset;
+    uint32_t flags;
+    float minimum; /* clamp of conv, affine, add and clip: -inf and +inf where there is none */
+    float maximum;
+};
+
+#endif
