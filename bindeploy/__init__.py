@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bindeploy.convert.pipeline import convert
     from bindeploy.session import Session
     from bindeploy.target import Target
-    from bindeploy.train.layers import binarize
+    from bindeploy.train.binarize import binarize
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "Session", "Target", "__version__", "binarize", "convert", "export"]
@@ -29,7 +29,7 @@ _HOMES = {
     "Bundle": ("bindeploy.bundle", "Bundle"),
     "Session": ("bindeploy.session", "Session"),
     "Target": ("bindeploy.target", "Target"),
-    "binarize": ("bindeploy.train.layers", "binarize"),
+    "binarize": ("bindeploy.train.binarize", "binarize"),
     "convert": ("bindeploy.convert.pipeline", "convert"),
     "export": ("bindeploy.bundle", "from_source"),
 }

@@ -1,0 +1,166 @@
+"""A bundle as it lies in its folder: the manifest and the golden vectors, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindeploy.build import PROGRAM
+from bindeploy.bundle.formats import FORMATS, INPUT, INTEGERS, LOGITS, MANIFEST, MODEL, PLAN
+from bindeploy.errors import BindeployError, unknown
+from bindeploy.target import Target, parse
+
+VERSION = 1
+"""Of the layout of the folder; a bundle of another version is refused."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What every engine must give, recorded from one that bindeploy did not write.
+
+    `inputs` float32 [N, C, H, W], `logits` float32 [N, ...], `integers` int32 [N, F, H, W] or
+    [N, F] of every binary layer by its name. `source` names the engine; `skipped` counts the
+    candidates passed over because a float of theirs came too close to the zero it is binarized at.
+    """
+
+    inputs: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    integers: Mapping[str, NDArray[np.int32]]
+    source: str
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Shapes are those of one image; `layers` are in the order they run."""
+
+    path: Path
+    format: str
+    built_for: Target
+    output_shape: tuple[int, ...]
+    layers: Mapping[str, tuple[int, ...]]
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bundle:
+        """The bundle in folder `path`; `BindeployError` if it is none, or not whole."""
+        path = Path(path)
+        manifest = _read_manifest(path)
+        try:
+            bundle = cls(
+                path=path,
+                format=str(manifest["format"]),
+                built_for=parse(manifest["target"], f"{path / MANIFEST}"),
+                output_shape=_shape(manifest["output_shape"]),
+                layers={layer["name"]: _shape(layer["shape"]) for layer in manifest["layers"]},
+                manifest=manifest,
+            )
+            str(manifest["golden"]["source"]), int(manifest["golden"]["skipped"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise _damaged(path, MANIFEST, reason) from error
+        if bundle.format not in FORMATS:
+            raise unknown("bundle format", bundle.format, FORMATS)
+        for name in (MODEL, INPUT, LOGITS, INTEGERS, *FORMATS[bundle.format].files):
+            if not (path / name).is_file():
+                raise BindeployError(f"bundle `{path}` has lost its `{name}`: export it again")
+        return bundle
+
+    @property
+    def target(self) -> str:
+        """The name of the target that it was built for."""
+        return self.built_for.name
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def plan(self) -> Path:
+        return self.path / PLAN
+
+    @property
+    def program(self) -> Path:
+        return self.path / PROGRAM
+
+    @property
+    def golden(self) -> Golden:
+        """The golden vectors, read and checked; `BindeployError` if they are damaged."""
+        inputs = self._golden_array(INPUT, np.float32, None)
+        count = len(inputs)
+        logits = self._golden_array(LOGITS, np.float32, (count, *self.output_shape))
+        integers = self._golden_integers(count)
+        about = self.manifest["golden"]
+        return Golden(inputs, logits, integers, str(about["source"]), int(about["skipped"]))
+
+    def _golden_array(self, name: str, dtype: type, shape: tuple[int, ...] | None) -> NDArray[Any]:
+        return _checked(self.path, name, self._load(name), dtype, shape)
+
+    def _golden_integers(self, count: int) -> dict[str, NDArray[np.int32]]:
+        arrays = self._load(INTEGERS)
+        if not isinstance(arrays, dict) or set(arrays) != set(self.layers):
+            reason = f"it does not hold layers {', '.join(self.layers)}"
+            raise _damaged(self.path, INTEGERS, reason)
+        return {
+            name: _checked(self.path, INTEGERS, arrays[name], np.int32, (count, *shape))
+            for name, shape in self.layers.items()
+        }
+
+    def _load(self, name: str) -> Any:
+        """The array of a .npy file, or the arrays of a .npz file by name."""
+        try:
+            with open(self.path / name, "rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                return dict(loaded) if isinstance(loaded, Mapping) else loaded
+        except Exception as error:  # a reader of untrusted bytes raises a dozen kinds
+            raise _damaged(self.path, name, str(error)) from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BindeployError(
+            f"`{path}` is no bundle (it has no {MANIFEST}): give a folder that export --out wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, MANIFEST, str(error)) from error
+    if not isinstance(manifest, dict) or "bundle" not in manifest:
+        raise BindeployError(f"`{path / MANIFEST}` was not written by bindeploy")
+    if manifest["bundle"] != VERSION:
+        raise BindeployError(
+            f"bundle `{path}` has layout {manifest['bundle']!r}, this bindeploy reads {VERSION}: "
+            "export it again"
+        )
+    return manifest
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    """A shape of one image as the manifest writes it; `TypeError` for anything else."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+        raise TypeError(f"{sizes!r} is no shape")
+    return tuple(sizes)
+
+
+def _checked(
+    path: Path, name: str, array: Any, dtype: type, shape: tuple[int, ...] | None
+) -> NDArray[Any]:
+    """`array` if it has the type and shape it should have, and only finite numbers."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        raise _damaged(path, name, f"{getattr(array, 'dtype', 'no')} numbers, not {dtype.__name__}")
+    if not array.size or (shape is not None and array.shape != shape):
+        raise _damaged(path, name, f"shape {list(array.shape)}, not {list(shape or ['N', '...'])}")
+    if not np.isfinite(array).all():
+        raise _damaged(path, name, "numbers that are not finite")
+    return array
+
+
+def _damaged(path: Path, name: str, reason: str) -> BindeployError:
+    line = " ".join(reason.split())[:200]
+    return BindeployError(f"`{name}` of bundle `{path}` is damaged ({line}): export it again")

@@ -1,0 +1,170 @@
+"""What a bundle is made from: a run, an ONNX file, or an ONNX model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindeploy.bundle.folder import Bundle, Golden
+from bindeploy.bundle.formats import FORMATS, Progress
+from bindeploy.bundle.writing import create
+from bindeploy.errors import BindeployError, unknown
+from bindeploy.on.transport import Results
+from bindeploy.target import Target, load
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+RUN = "run.json"
+"""The file by which a folder is a run."""
+
+GOLDEN_COUNT = 8
+"""Golden inputs of a bundle."""
+
+CANDIDATE_COUNT = 64
+"""Random images from which they are chosen where the network comes without data."""
+
+
+def from_source(
+    source: Path | str | ir.Model,
+    target: Target | str,
+    out: Path | str,
+    format: str = "runtime",
+    progress: Progress | None = None,
+) -> Bundle:
+    """Convert a RUN folder, an ONNX file or an ONNX model, and bundle it for `target` in `out`.
+
+    A run brings its own images, and torch records the golden vectors. For an ONNX model the images
+    are standard normal noise, and stock onnxruntime records them on the graph as it was given.
+    `target` is a `Target`, the name of one, or a TOML file. Raises `BindeployError` for a source
+    that is neither, and as `create` does.
+    """
+    from bindeploy.convert import pipeline
+
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    built_for = load(target) if isinstance(target, str) else target
+    tell = progress or (lambda line: None)
+    tell("reading the network")
+    latent, candidates, evaluate, engine, provenance = _read_source(source)
+    packed = pipeline.convert(latent)
+    tell("choosing golden inputs")
+    golden = _record(latent, candidates, evaluate, engine)
+    return create(packed, golden, built_for, out, provenance, format=format, progress=progress)
+
+
+class _Source(NamedTuple):
+    """A network before conversion, images to choose golden inputs from, and who evaluates it."""
+
+    latent: ir.Model
+    candidates: NDArray[np.float32]
+    evaluate: Callable[[NDArray[np.float32]], Results]
+    engine: str
+    provenance: dict[str, object]
+
+
+def _read_source(source: Path | str | ir.Model) -> _Source:
+    if not isinstance(source, (str, Path)):
+        return _from_model(source, {"source": source.graph.name or "an ONNX model"})
+    path = Path(source)
+    if path.is_dir():
+        return _from_run(path)
+    from bindeploy.convert import pipeline
+
+    return _from_model(pipeline.load(path), {"source": path.name})
+
+
+def _from_run(run: Path) -> _Source:
+    to_onnx = _exporter(run)
+    exported = to_onnx.from_run(run)
+    record = json.loads((run / RUN).read_text(encoding="utf-8"))
+    return _Source(
+        exported.model,
+        exported.candidates,
+        exported.evaluate,
+        f"torch {version('torch')}",
+        {"source": run.name, "run": record},
+    )
+
+
+def _exporter(run: Path) -> Any:
+    """The exporter of runs, which alone needs torch."""
+    if not (run / RUN).is_file():
+        raise BindeployError(
+            f"`{run}` is no run (it has no {RUN}): give a folder that train --out wrote, "
+            "or an ONNX file"
+        )
+    try:
+        from bindeploy.train import to_onnx
+    except ImportError as error:
+        raise BindeployError(
+            f"run `{run}` needs `{error.name}`: pip install 'bindeploy[train]'"
+        ) from error
+    return to_onnx
+
+
+def _from_model(model: ir.Model, provenance: dict[str, object]) -> _Source:
+    from bindeploy.convert.engines import run_onnxruntime
+
+    shape = (CANDIDATE_COUNT, *_input_shape(model))
+    return _Source(
+        model,
+        np.random.default_rng(0).normal(size=shape).astype(np.float32),
+        lambda images: run_onnxruntime(model, images),
+        f"onnxruntime {version('onnxruntime')}",
+        provenance,
+    )
+
+
+def _input_shape(model: ir.Model) -> tuple[int, ...]:
+    """The shape of one image."""
+    inputs = [value for value in model.graph.inputs if value.const_value is None]
+    sizes = list(inputs[0].shape or [])[1:] if len(inputs) == 1 else []
+    if not sizes or not all(isinstance(size, int) for size in sizes):
+        found = ", ".join(f"`{value.name}` {value.shape}" for value in inputs) or "none"
+        raise BindeployError(
+            f"the model must have one input, all but its first size fixed; it has {found}"
+        )
+    return tuple(int(size) for size in sizes)  # type: ignore[arg-type]
+
+
+def _record(
+    latent: ir.Model,
+    candidates: NDArray[np.float32],
+    evaluate: Callable[[NDArray[np.float32]], Results],
+    engine: str,
+) -> Golden:
+    from bindeploy.convert.golden import select
+
+    chosen = select(latent, candidates, min(GOLDEN_COUNT, len(candidates)))
+    inputs = candidates[chosen]
+    logits, integers = evaluate(inputs)
+    skipped = int(chosen[-1]) + 1 - len(chosen)
+    return Golden(inputs, logits, integers, engine, skipped)
+
+
+def inspect(path: Path | str) -> dict[str, Any]:
+    """What a MODEL.onnx, a bundle or a RUN costs: `layers` and `total` of `convert.inspect`.
+
+    A run is counted as converted. For a bundle, `total` has `file_bytes`: of the plan, or of the
+    portable file where there is no plan.
+    """
+    from bindeploy.convert import pipeline
+    from bindeploy.convert.inspect import inspect as cost
+
+    path = Path(path)
+    if path.is_file():
+        return cost(pipeline.load(path))
+    if (path / RUN).is_file():
+        return cost(pipeline.convert(_exporter(path).from_run(path).model))
+    bundle = Bundle.open(path)
+    report = cost(pipeline.load(bundle.model))
+    file = bundle.plan if bundle.plan.is_file() else bundle.model
+    report["total"]["file_bytes"] = file.stat().st_size
+    return report

@@ -1,0 +1,161 @@
+"""Run the golden inputs on every engine, and say where one differs from the golden vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindeploy.bundle.folder import Bundle, Golden
+from bindeploy.bundle.formats import FORMATS, PLAN, Progress
+from bindeploy.errors import BindeployError
+from bindeploy.on import TRANSPORTS, transport
+from bindeploy.on.transport import Results
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+LOGIT_TOLERANCE = 1e-4
+"""Absolute. Integers must be equal, but engines sum the float layers in different orders."""
+
+
+class _Engine(NamedTuple):
+    """Who runs a bundle: why it cannot, in words, or None; and how it does."""
+
+    name: str
+    where: str | None
+    obstacle: str | None
+    run: Callable[[NDArray[np.float32]], Results]
+
+
+def verify(
+    bundle: Bundle, on: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run the golden inputs on every engine that is here, and compare with the golden vectors.
+
+    Returns `ok`; `engines`, a row each with `name`, `integers_equal`, `max_logit_difference` (None
+    where there is none to take), `classes_equal` and, where they differ, `difference`: which layer,
+    and where first; and `skipped`, rows of `name` and `reason`. An engine agrees if its integers
+    are equal bit for bit, its logits lie within `LOGIT_TOLERANCE` and its classes are equal.
+
+    With `on`, the name of a transport, that one must run. Raises `BindeployError` if it cannot, and
+    for damaged golden vectors.
+    """
+    tell = progress or (lambda line: None)
+    if on is not None:
+        transport(on)
+    golden = bundle.golden
+    rows = [_compare(golden.source, golden, (golden.logits, dict(golden.integers)))]
+    skipped = []
+    for engine in _engines(bundle):
+        if engine.obstacle is None:
+            tell(f"{engine.name}: {len(golden.inputs)} images")
+            rows.append(_run_and_compare(engine, golden))
+        elif on is not None and engine.where == on:
+            raise BindeployError(f"`{bundle.path}` does not run on `{on}`: {engine.obstacle}")
+        else:
+            skipped.append({"name": engine.name, "reason": engine.obstacle})
+    return {"ok": all("difference" not in row for row in rows), "engines": rows, "skipped": skipped}
+
+
+def _engines(bundle: Bundle) -> Iterator[_Engine]:
+    """Engines of the portable file, then every place where the plan runs."""
+    from bindeploy.convert import engines
+
+    for name, run in (("onnxruntime", engines.run_onnxruntime), ("numpy", engines.run_numpy)):
+        yield _Engine(name, None, None, partial(_run_file, run, bundle.model))
+    planless = PLAN not in FORMATS[bundle.format].files
+    for where, place in TRANSPORTS.items():
+        obstacle = place.obstacle(bundle)
+        if planless:
+            obstacle = f"a bundle of format `{bundle.format}` has no {PLAN}"
+        yield _Engine(place.engine, where, obstacle, partial(place.run_model, bundle))
+
+
+def _run_file(
+    run: Callable[[ir.Model, NDArray[np.float32]], Results], path: Path, images: NDArray[np.float32]
+) -> Results:
+    from bindeploy.convert import pipeline
+
+    return run(pipeline.load(path), images)
+
+
+def _run_and_compare(engine: _Engine, golden: Golden) -> dict[str, Any]:
+    """A row; an engine that breaks down on a damaged file disagrees, and says how."""
+    try:
+        results = engine.run(golden.inputs)
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        return {
+            "name": engine.name,
+            "integers_equal": False,
+            "max_logit_difference": None,
+            "classes_equal": False,
+            "difference": line or type(error).__name__,
+        }
+    return _compare(engine.name, golden, results)
+
+
+def _compare(name: str, golden: Golden, results: Results) -> dict[str, Any]:
+    """The row of an engine that gave `results`."""
+    logits, integers = results
+    integers_differ = _integer_difference(golden, integers)
+    logits_differ, distance = _logit_difference(golden, logits)
+    classes_equal = distance is not None and bool(
+        np.array_equal(_classes(logits), _classes(golden.logits))
+    )
+    row = {
+        "name": name,
+        "integers_equal": integers_differ is None,
+        "max_logit_difference": distance,
+        "classes_equal": classes_equal,
+    }
+    difference = integers_differ or logits_differ
+    if difference is None and not classes_equal:
+        difference = "the classes differ: the logits of two classes are all but equal"
+    return row if difference is None else {**row, "difference": difference}
+
+
+def _integer_difference(golden: Golden, integers: Mapping[str, NDArray]) -> str | None:
+    """The first layer, and the first place in it, where the integers are not the golden ones."""
+    for layer, expected in golden.integers.items():
+        found = integers.get(layer)
+        if found is None:
+            return f"layer `{layer}` is missing"
+        if found.shape != expected.shape:
+            return f"layer `{layer}`: shape {list(found.shape)}, not {list(expected.shape)}"
+        wrong = np.argwhere(found != expected)
+        if len(wrong):
+            first = tuple(wrong[0])
+            axes = ("image", "filter", "row", "column")
+            where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, first, strict=False))
+            return (
+                f"layer `{layer}`, {where}: {found[first]}, not {expected[first]} "
+                f"({len(wrong)} of {expected.size} differ)"
+            )
+    return None
+
+
+def _logit_difference(golden: Golden, logits: NDArray) -> tuple[str | None, float | None]:
+    """What is wrong with the logits, and how far they are off."""
+    if logits.shape != golden.logits.shape:
+        return f"logits: shape {list(logits.shape)}, not {list(golden.logits.shape)}", None
+    if not np.isfinite(logits).all():
+        return "logits: not all are finite", None
+    distances = np.abs(logits.astype(np.float64) - golden.logits)
+    distance = float(distances.max())
+    if distance <= LOGIT_TOLERANCE:
+        return None, distance
+    image, *rest = np.unravel_index(int(distances.argmax()), distances.shape)
+    return (
+        f"logits: image {image}, class {rest[-1] if rest else 0} is off by {distance:.1e}",
+        distance,
+    )
+
+
+def _classes(logits: NDArray) -> NDArray[np.intp]:
+    return logits.reshape(len(logits), -1).argmax(axis=1)

@@ -1,0 +1,313 @@
+"""The command line: the same names as the Python API.
+
+Results go to stdout, progress to stderr; `--json` prints one object, or one object a line. Exit
+status 0 is success, 1 a check that failed, 2 misuse, 130 an interruption. Everything but click is
+imported inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bindeploy import __version__
+from bindeploy.errors import BindeployError
+
+INTERRUPTED = 130
+
+
+class Road(click.Group):
+    """A group whose errors are one line and exit with 2."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*arguments, standalone_mode=False, **extra)
+        try:
+            status = super().main(*arguments, standalone_mode=False, **extra)
+        except BindeployError as error:
+            _fail(str(error))
+        except click.ClickException as error:
+            _fail(" ".join(error.format_message().split()))
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("bindeploy: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"bindeploy: {message}", err=True)
+    sys.exit(2)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, default=str))
+
+
+def _console(record: bool = False) -> Any:
+    from bindeploy.tables import console
+
+    return console(record)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+out_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder.")
+
+
+@click.group(cls=Road, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bindeploy")
+def main() -> None:
+    """Train binary neural networks, pack them into bits, run the bits anywhere."""
+
+
+@main.command()
+@click.option("--data", required=True, help="digits, fashion-mnist, mnist, cifar10.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset's files are.")
+@click.option("--model", required=True, help="tiny, vgg-small, resnet20.")
+@click.option("--method", default="bnn++", show_default=True, help="See `bindeploy methods`.")
+@click.option("--mode", default="bwa", show_default=True, help="bw: 1-bit weights; bwa: both.")
+@click.option("--epochs", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", type=click.IntRange(min=1), help="Train on this many images only.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
+@click.option(
+    "--float-twin/--no-float-twin",
+    default=True,
+    show_default=True,
+    help="Also train the same network in full precision, to compare.",
+)
+@out_folder
+@as_json
+def train(as_json: bool, **arguments: Any) -> None:
+    """Train a network with binary weights."""
+    from bindeploy.train import loop
+
+    result = loop.train(**arguments, progress=True)
+    if as_json:
+        _print_json(result)
+        return
+    for kind in ("float", "soft", "hard"):
+        accuracy = result[f"{kind}_accuracy"]
+        click.echo(f"{kind:5} accuracy  {_percent(accuracy)}  {_ACCURACIES[kind]}")
+    click.echo(f"{result['epochs']} epochs, {result['seconds']:.0f} s: {arguments['out']}")
+
+
+_ACCURACIES = {
+    "float": "the same network in full precision",
+    "soft": "weights as training uses them",
+    "hard": "weights and activations of one bit: what is shipped",
+}
+
+
+def _percent(accuracy: float | None) -> str:
+    return "      -" if accuracy is None else f"{100 * accuracy:5.2f} %"
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="See `bindeploy targets`, or a TOML file.")
+@click.option("--format", "format_", default="runtime", show_default=True, help="runtime, onnx.")
+@out_folder
+@as_json
+def export(source: Path, target: str, format_: str, out: Path, as_json: bool) -> None:
+    """Pack a RUN or an ONNX file into a bundle for a target."""
+    from bindeploy import target as targets
+    from bindeploy.bundle import from_source
+
+    bundle = from_source(source, targets.load(target), out, format=format_, progress=_note)
+    files = {
+        str(path.relative_to(bundle.path)): path.stat().st_size
+        for path in sorted(bundle.path.rglob("*"))
+        if path.is_file()
+    }
+    if as_json:
+        _print_json({"bundle": str(bundle.path), "target": bundle.target, "files": files})
+        return
+    from bindeploy.tables import size
+
+    for name, count in files.items():
+        click.echo(f"{size(count):>10}  {name}")
+    click.echo(f"{bundle.path}")
+
+
+def _note(line: str) -> None:
+    """One line of progress, on stderr."""
+    click.echo(f"  {line}", err=True)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--explain", is_flag=True, help="Say of each layer what was binarized, or why not.")
+@as_json
+def convert(source: Path, destination: Path, explain: bool, as_json: bool) -> None:
+    """Pack the binary layers of an ONNX file into bits."""
+    from bindeploy.convert import explain as explanation
+    from bindeploy.convert import pipeline
+    from bindeploy.emit import onnx as portable
+
+    before = pipeline.load(source)
+    after = pipeline.convert(pipeline.load(source))
+    portable.save(after, destination)
+    layers = [layer.__dict__ for layer in explanation.explain(before, after)]
+    if as_json:
+        _print_json({"layers": layers})
+    elif explain:
+        from bindeploy import tables
+
+        tables.explain(layers, _console())
+    else:
+        packed = sum(layer["binarized"] for layer in layers)
+        click.echo(f"{destination}: {packed} of {len(layers)} layers packed into bits")
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--on", help="Also run on: qemu (default: the target's emulator, if installed).")
+@as_json
+def verify(bundle: Path, on: str | None, as_json: bool) -> None:
+    """Check that every engine gives the same integers, logits and classes."""
+    from bindeploy.bundle import Bundle
+    from bindeploy.bundle import verify as check
+
+    result = check(Bundle.open(bundle), on=on, progress=_note)
+    if as_json:
+        _print_json(result)
+    else:
+        from bindeploy import tables
+
+        tables.verify(result, _console())
+    sys.exit(0 if result["ok"] else 1)
+
+
+@main.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--kernels", is_flag=True, help="Time single binary convolutions instead.")
+@click.option("--shape", "shapes", multiple=True, help="HxWxCxF:KxK[:stride], with --kernels.")
+@click.option("--isa", "isas", multiple=True, help="Hold to this instruction set.")
+@click.option("--compare", help="onnxruntime: the same in float32, in the same run.")
+@click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--html", type=click.Path(path_type=Path), help="Also write the tables as a page.")
+@as_json
+def bench(
+    bundle: Path | None,
+    kernels: bool,
+    shapes: tuple[str, ...],
+    isas: tuple[str, ...],
+    compare: str | None,
+    runs: int,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Time a bundle layer by layer, or single kernels, on this machine."""
+    if kernels == (bundle is not None):
+        raise click.UsageError("give either a BUNDLE or --kernels")
+    if shapes and not kernels:
+        raise click.UsageError("--shape goes with --kernels")
+    if len(isas) > 1 and not kernels:
+        raise click.UsageError("a bundle takes one --isa")
+    out = _console(record=html is not None)
+    if bundle is None:
+        _bench_kernels(shapes, isas, compare, runs, as_json, out)
+    else:
+        _bench_bundle(bundle, isas[0] if isas else None, compare, runs, as_json, out)
+    if html:
+        from bindeploy.tables import save_html
+
+        save_html(out, html)
+
+
+def _bench_bundle(
+    path: Path, isa: str | None, compare: str | None, runs: int, as_json: bool, out: Any
+) -> None:
+    from bindeploy import bench, tables
+    from bindeploy.bundle import Bundle
+
+    with click.progressbar(length=runs, label="rounds", file=sys.stderr) as bar:
+        report = bench.bench_bundle(
+            Bundle.open(path), runs, compare, isa, lambda done, _: bar.update(done - bar.pos)
+        )
+    if as_json:
+        _print_json(report)
+    else:
+        tables.bench(report, out)
+
+
+def _bench_kernels(
+    shapes: tuple[str, ...],
+    isas: tuple[str, ...],
+    compare: str | None,
+    runs: int,
+    as_json: bool,
+    out: Any,
+) -> None:
+    from bindeploy import bench, tables
+
+    rows = []
+    for row in bench.bench_kernels(shapes or bench.STANDARD_SHAPES, isas, compare, runs):
+        rows.append(row)
+        if as_json:
+            _print_json(row)
+        else:
+            _note(f"{row['shape']} {row['isa']}: {row['gmacs']:,.0f} GMAC/s")
+    if not as_json:
+        tables.kernels(rows, bench.machine(), out)
+
+
+@main.command()
+@click.argument("path", metavar="MODEL|BUNDLE|RUN", type=click.Path(path_type=Path))
+@as_json
+def inspect(path: Path, as_json: bool) -> None:
+    """Count multiply-accumulates, parameters and bytes, binary and float apart."""
+    from bindeploy.bundle import inspect as look
+
+    report = look(path)
+    if as_json:
+        _print_json(report)
+    else:
+        from bindeploy import tables
+
+        tables.inspect(report, _console())
+
+
+@main.command()
+@as_json
+def targets(as_json: bool) -> None:
+    """List what a bundle can be built for."""
+    from bindeploy.target import targets as all_targets
+
+    columns = ("name", "title", "family", "isa", "toolchain")
+    _list(
+        "targets",
+        columns,
+        [{key: getattr(t, key) for key in columns} for t in all_targets()],
+        as_json,
+    )
+
+
+@main.command()
+@as_json
+def methods(as_json: bool) -> None:
+    """List the training methods: forward and backward quantizer, and where they are from."""
+    from bindeploy.train.methods import METHODS
+
+    columns = ("name", "forward", "backward", "consistent", "source")
+    rows = [{key: getattr(method, key) for key in columns} for method in METHODS.values()]
+    _list("methods", columns, rows, as_json)
+
+
+def _list(title: str, columns: tuple[str, ...], rows: list[dict], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            _print_json(row)
+        return
+    from bindeploy.tables import listing
+
+    listing(title, columns, rows, _console())
+
+
+if __name__ == "__main__":
+    main()

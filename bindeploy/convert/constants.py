@@ -1,0 +1,58 @@
+"""Constant inputs of nodes: read as numpy, written as initializers."""
+
+from __future__ import annotations
+
+from itertools import chain, count
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def read(value: ir.Value | None) -> NDArray | None:
+    """The array of a constant value; None for a computed or absent one."""
+    if value is None or (value.is_graph_input() and not value.is_initializer()):
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def initializer(graph: ir.Graph, name: str, array: NDArray) -> ir.Value:
+    """A new initializer called `name`, or `name.1`, `name.2`, ... where `name` is taken."""
+    taken = {value.name for value in graph.inputs} | set(graph.initializers)
+    taken |= {output.name for node in graph for output in node.outputs}
+    candidates = chain([name], (f"{name}.{number}" for number in count(1)))
+    unique = next(candidate for candidate in candidates if candidate not in taken)
+    array = np.ascontiguousarray(array)
+    value = ir.Value(
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array, name=unique),
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def remove_unused(graph: ir.Graph) -> None:
+    """Drop the initializers that no node reads, so that their names are free again."""
+    for name, value in list(graph.initializers.items()):
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+            del graph.initializers[name]
+
+
+def replace(old: ir.Node, new: ir.Node) -> None:
+    """Put `new` in the place of `old` in its graph; readers of the one output read the new one."""
+    graph = old.graph
+    assert graph is not None, "a pass replaces nodes of a graph"
+    ir.convenience.replace_nodes_and_values(graph, old, [old], [new], old.outputs[:1], new.outputs)
+
+
+def bypass(node: ir.Node) -> None:
+    """Take a one-in one-out node away: its readers read its first input."""
+    graph, source, output = node.graph, node.inputs[0], node.outputs[0]
+    assert graph is not None and source is not None
+    if output.is_graph_output():
+        raise ValueError("an output of the graph keeps its node")
+    ir.convenience.replace_all_uses_with(output, source)
+    graph.remove(node, safe=True)

@@ -1,0 +1,68 @@
+"""Two engines that are not ours run a model: stock onnxruntime, and ONNX's numpy evaluator.
+
+onnxruntime runs the function bodies (a float convolution of +-1), the evaluator the numpy meanings
+(xor and popcount). They share no code, so where their integers agree, both are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bindeploy.convert import dialect
+from bindeploy.convert.integers import PREFIX, with_integers
+
+Integers = dict[str, NDArray[np.int32]]
+Run = Callable[[NDArray[np.float32]], Sequence[NDArray]]
+
+
+def run_onnxruntime(model: ir.Model, x: NDArray[np.float32]) -> tuple[NDArray, Integers]:
+    """Logits [N, ...] and the int32 integers of every binarizing layer by node name, for x [N, ...]."""
+    proto, names = with_integers(model)
+    return _named(_in_batches(onnxruntime_run(proto), proto, x), names)
+
+
+def run_numpy(model: ir.Model, x: NDArray[np.float32]) -> tuple[NDArray, Integers]:
+    """As `run_onnxruntime`, by `onnx.reference` with the dialect's numpy meanings."""
+    proto, names = with_integers(model)
+    evaluator = ReferenceEvaluator(proto, new_ops=dialect.REFERENCE_OPS)
+    name = proto.graph.input[0].name
+
+    def run(batch: NDArray[np.float32]) -> Sequence[NDArray]:
+        outputs: Any = evaluator.run(None, {name: batch})
+        return outputs
+
+    return _named(_in_batches(run, proto, x), names)
+
+
+def onnxruntime_run(proto: onnx.ModelProto) -> Run:
+    """A function from the input to every output, run by onnxruntime on the CPU."""
+    import onnxruntime  # an extra of the package, needed by whoever compares engines
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    name = proto.graph.input[0].name
+    return lambda batch: session.run(None, {name: batch})
+
+
+def _in_batches(run: Run, proto: onnx.ModelProto, x: NDArray[np.float32]) -> list[NDArray]:
+    """Every output for all of `x`, in batches of the size the model was made for, if it fixes one."""
+    fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    batches = [x] if not fixed else np.split(x, range(fixed, len(x), fixed))
+    return [np.concatenate(arrays) for arrays in zip(*map(run, batches), strict=True)]
+
+
+def _named(outputs: list[NDArray], names: list[str]) -> tuple[NDArray, Integers]:
+    integers = outputs[len(outputs) - len(names) :]
+    return outputs[0], {
+        name.removeprefix(PREFIX): array for name, array in zip(names, integers, strict=True)
+    }

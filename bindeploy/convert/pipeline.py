@@ -1,0 +1,119 @@
+"""From a graph with latent binary layers to one with packed bits: the passes in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnx_ir.passes import InPlacePass, PassError
+
+from bindeploy.convert import dialect
+from bindeploy.convert.drop_clip_before_sign import DropClipBeforeSign
+from bindeploy.convert.fold_latent_weights import FoldLatentWeights
+from bindeploy.convert.fuse_batch_normalization_into_scale import FuseBatchNormalizationIntoScale
+from bindeploy.convert.fuse_batch_normalization_into_threshold import (
+    FuseBatchNormalizationIntoThreshold,
+)
+from bindeploy.convert.load import load as load
+from bindeploy.convert.load import source
+from bindeploy.convert.name_layers import NameLayers
+from bindeploy.convert.swap_max_pool_and_batch_normalization import (
+    SwapMaxPoolAndBatchNormalization,
+)
+from bindeploy.errors import BindeployError
+
+PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
+    NameLayers,
+    FoldLatentWeights,
+    DropClipBeforeSign,
+    SwapMaxPoolAndBatchNormalization,
+    FuseBatchNormalizationIntoThreshold,
+    FuseBatchNormalizationIntoScale,
+    DropClipBeforeSign,
+)
+"""The last pass again: where a layer became a threshold, a BinarySign after it can go."""
+
+
+def convert(model: ir.Model) -> ir.Model:
+    """A new model in which every latent binary layer is packed; `model` is left as it is.
+
+    The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses, and
+    nothing of the exporter's metadata. A converted model comes back unchanged. Raises BindeployError
+    when the model has no binary layer, or one breaks the dialect's contract.
+    """
+    if not any("bits" in op.inputs or "weight" in op.inputs for _, op in dialect.layers(model)):
+        raise BindeployError(
+            f"`{source(model)}` has no binary layer: train it with bindeploy.binarize(model), or "
+            f"export its layers as operators of domain `{dialect.LATENT}`"
+        )
+    converted = _prepare(model)
+    for make in PIPELINE:
+        _run(make(), converted)
+        dialect.verify(converted)
+    return _finish(converted)
+
+
+def _run(step: InPlacePass, model: ir.Model) -> None:
+    """Run one pass; what it says of the model reaches the user as it is."""
+    try:
+        step(model)
+    except PassError as error:
+        if isinstance(error.__cause__, BindeployError):
+            raise error.__cause__ from None
+        raise
+
+
+def _prepare(model: ir.Model) -> ir.Model:
+    """A copy in opset 20 without functions, with every shape that can be known."""
+    copy = model.clone()
+    for identifier in [key for key in copy.functions if key[:2] in dialect.OPS]:
+        del copy.functions[identifier]
+    common.InlinePass()(copy)
+    copy = _to_opset(copy, source(model))
+    copy.ir_version = dialect.IR_VERSION
+    common.RemoveInitializersFromInputsPass()(copy)
+    common.ShapeInferencePass()(copy)
+    return copy
+
+
+def _to_opset(model: ir.Model, name: str) -> ir.Model:
+    given = model.opset_imports.get("", dialect.OPSET)
+    if given == dialect.OPSET:
+        return model
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), dialect.OPSET)
+    except Exception as error:
+        raise BindeployError(
+            f"`{name}` has opset {given}, which does not convert to {dialect.OPSET} "
+            f"({str(error).splitlines()[0]}): export it with opset {dialect.OPSET}"
+        ) from None
+    return ir.from_proto(proto)
+
+
+def _finish(model: ir.Model) -> ir.Model:
+    for step in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.TopologicalSortPass(),
+    ):
+        step(model)
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.producer_name, model.producer_version = "bindeploy", None
+    model.ir_version = dialect.IR_VERSION
+    model.opset_imports[""] = dialect.OPSET
+    dialect.attach_functions(model)
+    return model
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    graph = model.graph
+    made = [output for node in graph for output in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *made]

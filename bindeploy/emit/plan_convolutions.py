@@ -1,0 +1,159 @@
+"""Convolutions and dense layers, float and binary, as convolutions of the plan.
+
+A dense layer over [C, H, W] is a convolution as large as its input: ONNX lists its weights by
+(c, h, w), the runtime reads them by (h, w, c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bindeploy import bits
+from bindeploy.emit.plan_builder import Builder, View, name_of, operand, refusal
+from bindeploy.emit.plan_window import Window, window
+
+VECTORS: dict[str, dict[str, type]] = {
+    "binary_conv": {"scale": np.float32, "bias": np.float32},
+    "binary_conv_threshold": {"threshold": np.int32, "direction": np.int8},
+    "binary_weight_conv": {"scale": np.float32, "bias": np.float32},
+}
+"""Inputs 2 and 3 of a binary op, one value a filter."""
+
+
+def conv(builder: Builder, node: ir.Node) -> View:
+    """Conv with constant weights [F, C, KH, KW] and an optional bias [F]."""
+    x = builder.picture(node)
+    weights = builder.array(node, 1)
+    channels, height, width = x.activation.shape
+    if node.attributes.get_int("group", 1) != 1:
+        raise refusal(node, "grouped convolution is not supported; the runtime has group 1")
+    if weights.ndim != 4 or weights.shape[1] != channels:
+        raise refusal(node, f"weights {list(weights.shape)} do not fit {channels} channels")
+    seen = window(node, weights.shape[2:], height, width)
+    bias = builder.array(node, 2) if operand(node, 2) is not None else np.zeros(len(weights))
+    shape = (len(weights), *seen.over(height, width))
+    return _float(builder, node, x, weights.transpose(0, 2, 3, 1), bias, seen, shape)
+
+
+def gemm(builder: Builder, node: ir.Node) -> View:
+    """Gemm of [N, features] with constant weights, as a dense layer."""
+    attributes = node.attributes
+    factors = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0))
+    if attributes.get_int("transA", 0) or factors != (1.0, 1.0):
+        raise refusal(node, "the runtime has transA 0, alpha 1 and beta 1")
+    weights = builder.array(node, 1)
+    weights = weights if attributes.get_int("transB", 0) else weights.T
+    bias = builder.array(node, 2) if operand(node, 2) is not None else np.zeros(1)
+    return _dense(builder, node, weights, bias.reshape(-1))
+
+
+def matmul(builder: Builder, node: ir.Node) -> View:
+    """MatMul of [N, features] with a constant [features, F], as a dense layer."""
+    return _dense(builder, node, builder.array(node, 1).T, np.zeros(1))
+
+
+def _dense(builder: Builder, node: ir.Node, weights: NDArray, bias: NDArray) -> View:
+    """Dense layer with weights [F, features]; bias [F] or [1]."""
+    x = builder.vector(node)
+    filters = len(weights)
+    if weights.shape != (filters, x.activation.features):
+        raise refusal(
+            node, f"weights {list(weights.shape)} do not fit {x.activation.features} features"
+        )
+    channels, height, width = x.activation.shape
+    kernel = weights.reshape(filters, channels, height, width).transpose(0, 2, 3, 1)
+    if bias.size not in (1, filters):
+        raise refusal(node, f"its bias has {bias.size} values for {filters} features")
+    bias = np.broadcast_to(bias, filters)
+    whole = Window((height, width))
+    return _float(builder, node, x, kernel, bias, whole, (filters, 1, 1), flat=True)
+
+
+def _float(
+    builder: Builder,
+    node: ir.Node,
+    x: View,
+    kernel: NDArray,
+    bias: NDArray,
+    seen: Window,
+    shape: tuple[int, int, int],
+    flat: bool = False,
+) -> View:
+    """A float convolution with `kernel` [F, KH, KW, C]."""
+    name = name_of(node)
+    inputs = (
+        builder.floats(x, name),
+        builder.constant(kernel.astype(np.float32), f"{name}/weights"),
+        builder.constant(bias.astype(np.float32), f"{name}/bias"),
+    )
+    return builder.result(node, "conv", inputs, shape, flat, group=1, **asdict(seen))
+
+
+def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
+    """BinaryConv2d, BinaryConv2dThreshold, BinaryWeightConv2d: bits [F, KH, KW, row bytes]."""
+    x = builder.picture(node)
+    packed = builder.array(node, 1)
+    channels, height, width = x.activation.shape
+    if node.attributes.get_int("group", 1) != 1:
+        raise refusal(node, "grouped binary convolution is not supported; the runtime has group 1")
+    if packed.ndim != 4 or not _fits(node, packed, channels):
+        raise refusal(node, f"bits {list(packed.shape)} do not fit {channels} channels")
+    seen = window(node, packed.shape[1:3], height, width)
+    shape = (len(packed), *seen.over(height, width))
+    pad_value = int(node.attributes.get_float("pad_value", 1.0))
+    if op == "binary_weight_conv":
+        if pad_value and any(seen.pads):
+            raise refusal(node, "pad_value 1 beside float activations is not supported; use 0")
+        pad_value = 0
+    return _binary(builder, node, op, x, packed, seen, shape, pad_value=pad_value)
+
+
+def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
+    """BinaryLinear, BinaryLinearThreshold, BinaryWeightLinear: bits [F, row bytes]."""
+    x = builder.vector(node)
+    packed = builder.array(node, 1)
+    channels, height, width = x.activation.shape
+    features = x.activation.features
+    if packed.ndim != 2 or not _fits(node, packed, features):
+        raise refusal(node, f"bits {list(packed.shape)} do not fit {features} features")
+    if height * width > 1:
+        rows = bits.unpack(packed, features).reshape(-1, channels, height, width)
+        kernel = bits.pack(rows.transpose(0, 2, 3, 1))
+    else:
+        kernel = packed[:, None, None, :]
+    shape = (len(packed), 1, 1)
+    whole = Window((height, width))
+    return _binary(builder, node, op, x, kernel, whole, shape, flat=True)
+
+
+def _fits(node: ir.Node, packed: NDArray, count: int) -> bool:
+    """Whether the last axis of `packed` holds rows of `count` bits, as the node says too."""
+    stated = node.attributes.get_int("channels", count)
+    return stated == count and packed.shape[-1] == bits.row_bytes(count)
+
+
+def _binary(
+    builder: Builder,
+    node: ir.Node,
+    op: str,
+    x: View,
+    kernel: NDArray,
+    seen: Window,
+    shape: tuple[int, int, int],
+    flat: bool = False,
+    **settings: int,
+) -> View:
+    """Plan op `op` with packed `kernel` [F, KH, KW, row bytes]."""
+    name = name_of(node)
+    read = builder.floats if op == "binary_weight_conv" else builder.signs
+    inputs = [read(x, name), builder.constant(kernel, f"{name}/bits")]
+    for index, (label, dtype) in enumerate(VECTORS[op].items(), 2):
+        vector = builder.array(node, index)
+        if vector.shape != (len(kernel),):
+            raise refusal(node, f"{label} {list(vector.shape)} does not fit {len(kernel)} filters")
+        inputs.append(builder.constant(vector.astype(dtype), f"{name}/{label}"))
+    return builder.result(node, op, tuple(inputs), shape, flat, group=1, **settings, **asdict(seen))

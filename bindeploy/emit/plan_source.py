@@ -1,0 +1,84 @@
+"""A plan from whatever holds one: its own file, a bundle, or an ONNX model lowered in memory.
+
+A plan's own bytes are taken as they are, without importing anything of ONNX.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bindeploy.emit.plan_format import MAGIC
+from bindeploy.errors import BindeployError
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+class PlanSource(NamedTuple):
+    """A plan, what to call it in an error, and the ranks of its ends if an ONNX model told them."""
+
+    plan: bytes
+    label: str
+    input_rank: int | None = None
+    output_rank: int | None = None
+
+
+def read(model: str | os.PathLike[str] | bytes | onnx_ir.Model) -> PlanSource:
+    """The plan in a `.bd` file, a bundle's folder or bytes, or of an ONNX file or model."""
+    if isinstance(model, bytes | bytearray | memoryview):
+        return _from_bytes(bytes(model))
+    if not isinstance(model, str | os.PathLike):
+        return _from_model(model, "the model")
+    path = Path(model)
+    if path.is_dir():
+        path = path / "model.bd"
+    if not path.is_file():
+        raise BindeployError(
+            f"`{path}` is no file: give a .bd or .onnx file, or a bundle that holds model.bd"
+        )
+    label = f"`{path}`"
+    if path.suffix == ".onnx":
+        return _from_model(_parsed(path, label), label)
+    return PlanSource(path.read_bytes(), label)
+
+
+def _from_bytes(content: bytes) -> PlanSource:
+    if content.startswith(MAGIC):
+        return PlanSource(content, "the plan")
+    return _from_model(_parsed(content, "the model"), "the model")
+
+
+def _parsed(origin: Path | bytes, label: str) -> onnx_ir.Model:
+    """An ONNX model from a file, whose external data may lie beside it, or from bytes."""
+    import onnx
+    import onnx_ir
+
+    try:
+        if isinstance(origin, Path):
+            return onnx_ir.load(origin)
+        return onnx_ir.from_proto(onnx.load_from_string(origin))
+    except Exception as error:  # the parser's own exceptions are of many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BindeployError(f"{label} is no ONNX model: {reason}") from error
+
+
+def _from_model(model: Any, label: str) -> PlanSource:
+    """The plan of an ONNX model, which is converted first if it holds latent weights."""
+    import onnx_ir
+
+    from bindeploy.convert.dialect import LATENT
+    from bindeploy.emit.plan_lower import LOWERINGS, lower
+
+    if not isinstance(model, onnx_ir.Model):
+        raise BindeployError(
+            f"`{type(model).__name__}` is no model: give a path, bytes or an onnx_ir.Model"
+        )
+    keys = {(node.domain, node.op_type) for node in model.graph}
+    if any(domain == LATENT for domain, _ in keys - set(LOWERINGS)):
+        from bindeploy.convert.pipeline import convert
+
+        model = convert(model)
+    plan = lower(model)
+    return PlanSource(plan.to_bytes(), label, plan.input_rank, plan.output_rank)

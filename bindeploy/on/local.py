@@ -1,0 +1,48 @@
+"""`local`: this machine, through the library that came with the package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindeploy.errors import BindeployError
+from bindeploy.on import program
+from bindeploy.on.transport import Deployed, Results
+from bindeploy.session import Session, library_path
+
+
+class Local:
+    """Runs the plan in this process, whatever target the bundle's own program is for."""
+
+    name = "local"
+    engine = "runtime"
+
+    def obstacle(self, bundle: Deployed) -> str | None:
+        try:
+            library_path()
+        except BindeployError as error:
+            return str(error)
+        return None
+
+    def run_model(self, bundle: Deployed, images: NDArray[np.float32]) -> Results:
+        with Session(bundle.plan) as session:
+            (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+            integers = session.integers(images)
+        layers = {
+            name: _shaped(array, bundle.layers.get(name, array.shape[1:]))
+            for name, array in integers.items()
+        }
+        return _shaped(logits, bundle.output_shape), layers
+
+    def measure(self, bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
+        """Time the bundle's own program, which says in a line if it is for another machine."""
+        return program.measure([str(bundle.program)], bundle, runs, warmup)
+
+
+def _shaped(array: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """[N, *shape] where the numbers are as many: a plan does not tell [N, F] from [N, F, 1, 1]."""
+    wanted = (len(array), *shape)
+    return array.reshape(wanted) if math.prod(wanted) == array.size else array

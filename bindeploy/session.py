@@ -1,0 +1,380 @@
+"""Run a model here, with onnxruntime's interface: `Session(path).run(None, {"input": x})`.
+
+A plan needs numpy alone; an ONNX model is converted and lowered to a plan in memory first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import math
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bindeploy import __version__
+from bindeploy.emit.plan_format import ALIGNMENT
+from bindeploy.emit.plan_source import PlanSource, read
+from bindeploy.errors import BindeployError, unknown
+from bindeploy.files import PACKAGE
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+LIBRARY = "libbindeploy.dylib" if sys.platform == "darwin" else "libbindeploy.so"
+LIBRARY_VARIABLE = "BINDEPLOY_LIBRARY"
+ERROR_BYTES = 256
+
+GIVES_INTEGERS = {"binary_conv", "binary_conv_threshold"}
+"""The ops whose integers `Session.integers` reports."""
+
+
+class _Description(ctypes.Structure):
+    _fields_ = [
+        ("input_shape", ctypes.c_uint32 * 4),
+        ("output_shape", ctypes.c_uint32 * 4),
+        ("input_name", ctypes.c_char_p),
+        ("output_name", ctypes.c_char_p),
+        ("node_count", ctypes.c_size_t),
+        ("plan_bytes", ctypes.c_size_t),
+        ("arena_bytes", ctypes.c_size_t),
+        ("weights_bytes", ctypes.c_size_t),
+        ("scratch_bytes", ctypes.c_size_t),
+    ]
+
+
+class _Node(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("op", ctypes.c_char_p),
+        ("kernel", ctypes.c_char_p),
+        ("macs", ctypes.c_uint64),
+        ("output_shape", ctypes.c_uint32 * 4),
+        ("nanoseconds", ctypes.c_uint64),
+    ]
+
+
+_Observer = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    *[ctypes.c_size_t] * 5,
+    ctypes.POINTER(ctypes.c_int32),
+    ctypes.c_size_t,
+)
+
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "bd_version": (ctypes.c_char_p, []),
+    "bd_isa": (ctypes.c_char_p, []),
+    "bd_load": (
+        ctypes.c_int,
+        [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_char_p,
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.c_char_p,
+        ],
+    ),
+    "bd_close": (None, [ctypes.c_void_p]),
+    "bd_run": (None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "bd_describe": (None, [ctypes.c_void_p, ctypes.POINTER(_Description)]),
+    "bd_node_at": (None, [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(_Node)]),
+    "bd_profile": (None, [ctypes.c_void_p, ctypes.c_int]),
+    "bd_observe": (None, [ctypes.c_void_p, _Observer, ctypes.c_void_p]),
+}
+"""Result and argument types of what is called in `runtime/include/bindeploy.h`."""
+
+
+def library_path() -> Path:
+    """The runtime's shared library: BINDEPLOY_LIBRARY, else in the package, else as installed."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise BindeployError(f"{LIBRARY_VARIABLE} names `{named}`, which is no file")
+        return Path(named)
+    for candidate in (PACKAGE / "lib" / LIBRARY, *_installed_libraries()):
+        if candidate.is_file():
+            return candidate
+    raise BindeployError(
+        f"`{LIBRARY}` is not built: run `pip install .`, or let {LIBRARY_VARIABLE} name one"
+    )
+
+
+def _installed_libraries() -> list[Path]:
+    """Where an editable installation put the library, beside no package."""
+    try:
+        files = importlib.metadata.files("bindeploy") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(f.locate())) for f in files if f.as_posix().endswith(f"lib/{LIBRARY}")]
+
+
+@cache
+def _library(path: Path) -> ctypes.CDLL:
+    """The library at `path`, its functions declared, once it is known to be of this version."""
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise BindeployError(f"`{path}` is no runtime library: {error}") from error
+    version = library.bd_version().decode()
+    if version != __version__:
+        raise BindeployError(
+            f"`{path}` is version {version}, this is bindeploy {__version__}: run `pip install .`"
+        )
+    return library
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output, as onnxruntime describes one; the first axis is called "N"."""
+
+    name: str
+    shape: tuple[str | int, ...]
+    type: str = "tensor(float)"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a plan. `kernel` is the row of kernels.inc that it runs, or "".
+
+    `macs` counts multiply-accumulates of one image, binary or float. `output_shape` is
+    [1, H, W, C], of the model's output [1, C, H, W].
+    """
+
+    name: str
+    op: str
+    kernel: str
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+class Session:
+    """A model ready to run, on one thread.
+
+    `model` is the path of a `.bd` or `.onnx` file or of a bundle's folder, the bytes of either
+    file, or an onnx_ir.Model. `isa` holds the kernels to one instruction set ("scalar", "avx2",
+    "avx512", "neon"). Bad arguments, files and inputs raise BindeployError. Calls from several
+    threads wait for each other. Use it as a context manager, or `close()` it.
+    """
+
+    _model: int | None = None
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | onnx_ir.Model,
+        threads: int = 1,
+        isa: str | None = None,
+    ) -> None:
+        if threads != 1:
+            raise BindeployError(f"`threads={threads}`: the runtime is single-threaded: threads=1")
+        source = read(model)
+        self._lock = threading.Lock()
+        self._library = _library(library_path())
+        self._isa = isa
+        self._plan = _aligned_copy(source.plan)
+        self._model = self._load(source.label)
+        self._describe(source)
+
+    def _load(self, label: str) -> int:
+        handle = ctypes.c_void_p()
+        error = ctypes.create_string_buffer(ERROR_BYTES)
+        address, isa = self._plan.ctypes.data, self._isa.encode() if self._isa else None
+        if self._library.bd_load(address, self._plan.nbytes, isa, ctypes.byref(handle), error):
+            raise BindeployError(f"{label}: {error.value.decode(errors='replace')}")
+        assert handle.value is not None
+        return handle.value
+
+    def _describe(self, source: PlanSource) -> None:
+        description = _Description()
+        self._library.bd_describe(self._model, ctypes.byref(description))
+        self._input = _value(description.input_name, description.input_shape, source.input_rank)
+        self._output = _value(description.output_name, description.output_shape, source.output_rank)
+        self._output_shape = tuple(size for size in self._output.shape if isinstance(size, int))
+        self.memory = {
+            name: int(getattr(description, name))
+            for name in ("plan_bytes", "arena_bytes", "weights_bytes", "scratch_bytes")
+        }
+        self.nodes = [_node(self._row(index)) for index in range(description.node_count)]
+
+    def _row(self, index: int) -> _Node:
+        row = _Node()
+        self._library.bd_node_at(self._model, index, ctypes.byref(row))
+        return row
+
+    @property
+    def isa(self) -> str:
+        """The instruction set asked for, else the fastest one that this CPU has kernels for."""
+        return self._isa or self._library.bd_isa().decode()
+
+    def get_inputs(self) -> list[Value]:
+        return [self._input]
+
+    def get_outputs(self) -> list[Value]:
+        return [self._output]
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, ArrayLike]
+    ) -> list[NDArray[np.float32]]:
+        """The outputs for any number of images: `input_feed` maps the input's name to them.
+
+        float32 [N, C, H, W] (or [N, features]) -> one float32 array [N, ...] a name in
+        `output_names`, or the only one for None.
+        """
+        names = [self._output.name] if output_names is None else list(output_names)
+        for name in names:
+            if name != self._output.name:
+                raise unknown("output", name, [self._output.name])
+        for name in input_feed:
+            if name != self._input.name:
+                raise unknown("input", name, [self._input.name])
+        if self._input.name not in input_feed:
+            raise BindeployError(f"input `{self._input.name}` is missing")
+        images = self._images(input_feed[self._input.name])
+        output = self._room(len(images))
+        with self._lock:
+            for index in range(len(images)):
+                self._run_one(images, index, output)
+        return [output for _ in names]
+
+    def integers(self, x: ArrayLike) -> dict[str, NDArray[np.int32]]:
+        """The integers of every binary layer before scale or threshold, by its name, in order.
+
+        int32 [N, F, H, W], or [N, F] where the layer gives one pixel.
+        """
+        images = self._images(x)
+        layers = {i: node for i, node in enumerate(self.nodes) if node.op in GIVES_INTEGERS}
+        dots = {
+            index: np.zeros((len(images), math.prod(shape[1:3]), shape[3]), np.int32)
+            for index, shape in ((i, node.output_shape) for i, node in layers.items())
+        }
+        output = self._room(len(images))
+        running = 0
+
+        def observe(_user, node, first_pixel, pixels, first_filter, filters, tile, stride) -> None:
+            if node in dots:
+                rows = slice(first_pixel, first_pixel + pixels)
+                columns = slice(first_filter, first_filter + filters)
+                found = np.ctypeslib.as_array(tile, (pixels, stride))
+                dots[node][running, rows, columns] = found[:, :filters]
+
+        observer = _Observer(observe)
+        with self._lock:
+            self._library.bd_observe(self._handle(), observer, None)
+            try:
+                for running in range(len(images)):
+                    self._run_one(images, running, output)
+            finally:
+                self._library.bd_observe(self._handle(), _Observer(), None)
+        return {node.name: _channels_first(dots[index], node) for index, node in layers.items()}
+
+    def profile(self, x: ArrayLike, runs: int = 50, warmup: int = 5) -> list[list[int]]:
+        """Nanoseconds of every node of `nodes`, a list a run; run i takes image i modulo N."""
+        images = self._images(x)
+        if len(images) == 0 or runs < 1 or warmup < 0:
+            raise BindeployError(
+                f"profile of {len(images)} images, `runs={runs}`, `warmup={warmup}`: "
+                "take at least one image and one run"
+            )
+        output = self._room(len(images))
+        times = []
+        with self._lock:
+            self._library.bd_profile(self._handle(), 1)
+            try:
+                for run in range(-warmup, runs):
+                    self._run_one(images, run % len(images), output)
+                    rows = (self._row(index) for index in range(len(self.nodes)))
+                    times.append([row.nanoseconds for row in rows])
+            finally:
+                self._library.bd_profile(self._handle(), 0)
+        return times[warmup:]
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        with self._lock:
+            if self._model is not None:
+                self._library.bd_close(self._model)
+                self._model = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._model is not None:
+            self.close()
+
+    def _handle(self) -> int:
+        if self._model is None:
+            raise BindeployError("the session is closed: open another one")
+        return self._model
+
+    def _room(self, count: int) -> NDArray[np.float32]:
+        """Room for the outputs of `count` images."""
+        return np.empty((count, *self._output_shape), np.float32)
+
+    def _run_one(
+        self, images: NDArray[np.float32], index: int, output: NDArray[np.float32]
+    ) -> None:
+        """Image `index` through the model into output `index`; both are whole and contiguous."""
+        source = images.ctypes.data + index * images.strides[0]
+        target = output.ctypes.data + index * output.strides[0]
+        self._library.bd_run(self._handle(), source, target)
+
+    def _images(self, x: ArrayLike) -> NDArray[np.float32]:
+        """`x`, checked, contiguous, one image after the other."""
+        images = np.asarray(x)
+        name, taken = self._input.name, self._input.shape[1:]
+        if images.dtype != np.float32:
+            raise BindeployError(f"input `{name}` is {images.dtype}; the model takes float32")
+        one_pixel = {taken[:1], (*taken[:1], 1, 1)} if math.prod(taken[1:]) == 1 else {taken}
+        if images.ndim == 0 or images.shape[1:] not in one_pixel:
+            raise BindeployError(
+                f"input `{name}` has shape {list(images.shape)}; "
+                f"the model takes [{', '.join(map(str, self._input.shape))}]"
+            )
+        return np.ascontiguousarray(images)
+
+
+def _aligned_copy(content: bytes) -> NDArray[np.uint8]:
+    """A copy that begins at a multiple of 64, where the runtime reads its constants in place."""
+    room = np.empty(len(content) + ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % ALIGNMENT
+    copy = room[first : first + len(content)]
+    copy[:] = np.frombuffer(content, np.uint8)
+    return copy
+
+
+def _value(name: bytes, shape: Sequence[int], rank: int | None) -> Value:
+    """[1, C, H, W] as ONNX wrote it; one pixel is [N, C] unless `rank` says otherwise."""
+    _, channels, height, width = map(int, shape)
+    flat = height * width == 1 if rank is None else rank == 2
+    sizes = (channels,) if flat else (channels, height, width)
+    return Value(name.decode(), ("N", *sizes))
+
+
+def _node(row: _Node) -> Node:
+    return Node(
+        row.name.decode(), row.op.decode(), row.kernel.decode(), row.macs, tuple(row.output_shape)
+    )
+
+
+def _channels_first(dots: NDArray[np.int32], node: Node) -> NDArray[np.int32]:
+    """[N, H * W, F] -> [N, F, H, W], or [N, F] for one pixel."""
+    _, height, width, filters = node.output_shape
+    if height * width == 1:
+        return dots[:, 0]
+    pixels = dots.reshape(-1, height, width, filters)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

@@ -1,0 +1,191 @@
+"""What a person reads: each report as a table. Nothing is computed here that `--json` lacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+
+PLAIN_WIDTH = 118
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def console(record: bool = False) -> Console:
+    """Standard output; as wide as the terminal, or PLAIN_WIDTH where there is none."""
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(width=width, record=record, highlight=False, emoji=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose columns are left-aligned, or right-aligned where the name starts with `>`."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        right = column.startswith(">")
+        drawn.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number with thousands separators; a dash for what was not measured."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.2f} {unit}"
+    return f"{count} B"
+
+
+def measured_on(machine: Row) -> str:
+    """The line under every time: machine, threads, versions."""
+    isa = f", {machine['isa']}" if "isa" in machine else ""
+    return (
+        f"{machine['processor']}, {machine['system']}{isa}, {machine['threads']} thread; "
+        f"bindeploy {machine['bindeploy']}, onnxruntime {machine['onnxruntime']}, "
+        f"Python {machine['python']}"
+    )
+
+
+def bench(report: Row, out: Console) -> None:
+    """Per layer and in all, beside onnxruntime float32 where it was measured."""
+    compare = report.get("compare", {})
+    others = compare.get("layers", {})
+    columns = ["layer", "op", "kernel", ">MMAC", ">µs", ">GMAC/s"]
+    columns += [">float32 µs", ">ratio"] if compare else []
+
+    def row(layer: Row) -> list[str]:
+        microseconds = layer["median_us"]
+        speed = layer["macs"] / microseconds / 1e3 if layer["macs"] and microseconds else None
+        cells = [
+            layer["name"],
+            layer["op"],
+            layer["kernel"],
+            number(layer["macs"] / 1e6, 2) if layer["macs"] else "-",
+            number(microseconds),
+            number(speed),
+        ]
+        if compare:
+            other = others.get(layer["name"], {}).get("median_us")
+            ratio = other / microseconds if other and microseconds else None
+            cells += [number(other), number(ratio)]
+        return cells
+
+    out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
+    total = report["total"]
+    out.print(
+        f"whole network: {number(total['median_us'])} µs median of {report['runs']} "
+        f"({number(total['p10_us'])} to {number(total['p90_us'])}, 10th to 90th percentile)"
+    )
+    if compare:
+        other = compare["total"]
+        out.print(
+            f"{compare['engine']}, the same layers with float weights: "
+            f"{number(other['median_us'])} µs "
+            f"({number(other['p10_us'])} to {number(other['p90_us'])}): "
+            f"[bold]{number(other['ratio'])} times ours[/bold]"
+        )
+    memory = report["memory"]
+    out.print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in memory.items()))
+    out.print(measured_on(report["machine"]), style="dim")
+
+
+def kernels(rows: list[Row], machine: Row, out: Console) -> None:
+    """Whole layers, float in to float out, against onnxruntime where it was measured."""
+    columns = ["shape", "isa", ">µs", ">p10", ">p90", ">GMAC/s"]
+    compared = any("ratio_float32" in row for row in rows)
+    columns += [">float32 µs", ">ratio", ">int8 µs", ">ratio"] if compared else []
+
+    def cells(row: Row) -> list[str]:
+        found = [row["shape"], row["isa"]]
+        found += [number(row[key]) for key in ("median_us", "p10_us", "p90_us", "gmacs")]
+        if compared:
+            keys = ("float32_us", "ratio_float32", "int8_us", "ratio_int8")
+            found += [number(row.get(key)) for key in keys]
+        return found
+
+    title = "binary convolutions, float NCHW in to float NCHW out, packing included"
+    out.print(table(title, columns, map(cells, rows)))
+    out.print(measured_on(machine), style="dim")
+
+
+def verify(result: Row, out: Console) -> None:
+    """One row an engine: are the integers, logits and classes those of the reference?"""
+
+    def cells(engine: Row) -> list[str]:
+        return [
+            engine["name"],
+            "equal" if engine["integers_equal"] else "DIFFER",
+            f"{engine['max_logit_difference']:.1e}",
+            "equal" if engine["classes_equal"] else "DIFFER",
+            engine.get("difference") or engine.get("note") or "",
+        ]
+
+    columns = ["engine", "integers", ">logits off by", "classes", ""]
+    out.print(table("verify", columns, map(cells, result["engines"])))
+    for skipped in result.get("skipped", []):
+        out.print(f"skipped: {skipped['name']}: {skipped['reason']}")
+    out.print("all engines agree" if result["ok"] else "[bold red]the engines disagree[/bold red]")
+
+
+def inspect(report: Row, out: Console) -> None:
+    """Layer by layer: shapes, multiply-accumulates of both kinds, parameters, bytes."""
+    columns = ["layer", "op", "output", ">binary MAC", ">float MAC", ">binary", ">float", ">bytes"]
+
+    def cells(layer: Row) -> list[str]:
+        counts = ("binary_macs", "float_macs", "binary_parameters", "float_parameters", "bytes")
+        shape = "x".join(str(length) for length in layer["output_shape"] or ["?"])
+        return [layer["name"], layer["op"], shape, *(f"{layer[key]:,}" for key in counts)]
+
+    out.print(table("layers", columns, map(cells, report["layers"])))
+    total = report["total"]
+    out.print(
+        f"total: {total['binary_macs']:,} binary and {total['float_macs']:,} float "
+        f"multiply-accumulates, {total['parameters']:,} parameters"
+    )
+    packed = total.get("file_bytes", total["bytes"])
+    out.print(
+        f"size: {size(packed)} packed, {size(total['float_bytes'])} as float32, "
+        f"{total['float_bytes'] / packed:.1f} times smaller"
+    )
+
+
+def explain(layers: list[Row], out: Console) -> None:
+    """A line a layer: binarized by which rule, or left in float and why."""
+
+    def cells(layer: Row) -> list[str]:
+        return [
+            layer["name"],
+            "bits" if layer["binarized"] else "float",
+            layer.get("rule") or layer.get("reason") or "",
+            f"{layer['macs']:,}",
+            size(layer["bytes"]),
+        ]
+
+    columns = ["layer", "kept as", "why", ">MAC", ">size"]
+    out.print(table("layers", columns, map(cells, layers)))
+
+
+def listing(title: str, columns: Sequence[str], rows: list[Row], out: Console) -> None:
+    """Rows of a table of the project's own: targets, methods."""
+    words = {True: "yes", False: "no"}
+    values = ([words.get(row[column], str(row[column])) for column in columns] for row in rows)
+    out.print(table(title, columns, values))
+
+
+def save_html(out: Console, path: Path) -> None:
+    """What a recording console printed, as one page."""
+    from bindeploy.files import whole_file
+
+    with whole_file(path) as temporary:
+        temporary.write_text(out.export_html(inline_styles=True))

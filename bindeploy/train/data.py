@@ -1,0 +1,198 @@
+"""The datasets: one row of `DATASETS` each, as numpy arrays, without torch.
+
+The input of a network is the normalized image `(pixel / pixel_max - mean) / std`, float32 NCHW; the
+three constants are recorded with every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindeploy.errors import BindeployError, unknown
+from bindeploy.train import cifar, idx
+
+CACHE = Path("~/.cache/bindeploy/data")
+"""Where datasets are looked for when no folder is given."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def first(self, count: int | None) -> Split:
+        """The first `count` images, or all."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Constants of `(pixel / pixel_max - mean) / std`; mean and std have one entry a channel."""
+
+    pixel_max: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalized float32 images of the same shape [N, C, H, W]."""
+        mean = np.array(self.mean, np.float32).reshape(-1, 1, 1)
+        std = np.array(self.std, np.float32).reshape(-1, 1, 1)
+        return (images.astype(np.float32) / np.float32(self.pixel_max) - mean) / std
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset in memory: its splits, the names of its classes, and its row of `DATASETS`."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.test.images.shape[1:]
+        return channels, height, width
+
+
+Loaded = tuple[Split, Split, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A row of `DATASETS`: how it is read, normalized and augmented, and trained by default.
+
+    `read(folder)` gives the two splits and the class names; `marker` is the file by which a folder is
+    recognized (None: the data are embedded and need no folder) and `folder` its published name.
+    `augmentation` names a row of `batches.AUGMENTATIONS`.
+    """
+
+    name: str
+    read: Callable[[Path], Loaded]
+    normalization: Normalization
+    folder: str | None = None
+    marker: str | None = None
+    augmentation: str = "none"
+    batch_size: int = 128
+
+
+def _digits(folder: Path) -> Loaded:
+    """scikit-learn's embedded 8x8 digits; every fifth image of each class is a test image."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    held_out = np.concatenate([np.flatnonzero(labels == digit)[::5] for digit in range(10)])
+    is_test = np.zeros(len(labels), bool)
+    is_test[held_out] = True
+    train = Split(images[~is_test], labels[~is_test])
+    return train, Split(images[is_test], labels[is_test]), tuple("0123456789")
+
+
+def _idx(classes: tuple[str, ...]) -> Callable[[Path], Loaded]:
+    """Reader of the four files of MNIST, or of a dataset published like it."""
+
+    def read_split(folder: Path, prefix: str) -> Split:
+        images = idx.read(_present(folder / f"{prefix}-images-idx3-ubyte.gz"), 3)
+        labels = idx.read(_present(folder / f"{prefix}-labels-idx1-ubyte.gz"), 1)
+        if len(images) != len(labels) or not len(images) or labels.max() >= len(classes):
+            raise BindeployError(
+                f"the labels of `{prefix}` in `{folder}` do not match its {len(images)} images:"
+                " download the four files again"
+            )
+        return Split(images[:, None], labels.astype(np.int64))
+
+    def read(folder: Path) -> Loaded:
+        return read_split(folder, "train"), read_split(folder, "t10k"), classes
+
+    return read
+
+
+def _cifar10(folder: Path) -> Loaded:
+    classes = cifar.read_class_names(_present(folder / "batches.meta"))
+    batches = [cifar.read_batch(_present(folder / f"data_batch_{n}")) for n in range(1, 6)]
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return Split(images, labels), Split(*cifar.read_batch(_present(folder / "test_batch"))), classes
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise BindeployError(f"`{path}` is missing: the dataset needs all its published files")
+    return path
+
+
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+FASHION += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+_ROWS = (
+    Source(
+        name="digits",
+        read=_digits,
+        normalization=Normalization(pixel_max=16, mean=(0.3053,), std=(0.3760,)),
+        batch_size=64,
+    ),
+    Source(
+        name="fashion-mnist",
+        read=_idx(FASHION),
+        normalization=Normalization(pixel_max=255, mean=(0.2860,), std=(0.3530,)),
+        folder="fashion-mnist",
+        marker="train-images-idx3-ubyte.gz",
+    ),
+    Source(
+        name="mnist",
+        read=_idx(tuple("0123456789")),
+        normalization=Normalization(pixel_max=255, mean=(0.1307,), std=(0.3081,)),
+        folder="mnist",
+        marker="train-images-idx3-ubyte.gz",
+    ),
+    Source(
+        name="cifar10",
+        read=_cifar10,
+        normalization=Normalization(
+            pixel_max=255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+        ),
+        folder="cifar-10-batches-py",
+        marker="batches.meta",
+        augmentation="crop-flip",
+    ),
+)
+
+DATASETS: dict[str, Source] = {row.name: row for row in _ROWS}
+"""Every dataset by its name."""
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """The dataset `name`; its files are in `data_dir` or in the folder of its own name in there.
+
+    An unknown name, and missing or damaged files raise BindeployError with one line.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    source = DATASETS[name]
+    return Dataset(*source.read(_folder(source, data_dir)), source)
+
+
+def _folder(source: Source, data_dir: Path | None) -> Path:
+    if source.folder is None or source.marker is None:
+        return Path()
+    root = Path(data_dir or CACHE).expanduser()
+    for folder in (root / source.folder, root):
+        if (folder / source.marker).is_file():
+            return folder
+    raise BindeployError(
+        f"no {source.name} in `{root}`: give a --data-dir that holds `{source.marker}`"
+        f" or the folder `{source.folder}` with it"
+    )

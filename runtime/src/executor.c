@@ -1,0 +1,224 @@
+/* A loaded model: one allocation for everything a run needs, kernels chosen, weights tiled; then the steps in order. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "executor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+const char *bd_version(void) { return "0.1.0"; }
+
+static uint64_t aligned(uint64_t bytes) { return (bytes + BD_ALIGNMENT - 1) / BD_ALIGNMENT * BD_ALIGNMENT; }
+
+void *bd_take(struct bd_room *room, uint64_t bytes) {
+    void *taken = room->base == NULL ? NULL : room->base + room->used;
+    room->used += aligned(bytes);
+    return taken;
+}
+
+void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes) {
+    if (model->shared_bytes[kind] < bytes)
+        model->shared_bytes[kind] = bytes;
+}
+
+/* "scalar, avx2": each once, for the rows of one ISA need not stand together. */
+static void list_isas(char *list, size_t size) {
+    size_t count, used = 0;
+    const struct bd_kernel *kernels = bd_kernels(&count);
+    list[0] = 0;
+    for (size_t i = 0; i < count; i++) {
+        int seen = !bd_cpu_has(kernels[i].isa);
+        for (size_t j = 0; j < i && !seen; j++)
+            seen = strcmp(kernels[j].isa, kernels[i].isa) == 0;
+        if (!seen && used < size)
+            used += (size_t)snprintf(list + used, size - used, "%s%s", used ? ", " : "", kernels[i].isa);
+    }
+}
+
+static int choose_kernels(struct bd_model *model, const char *isa, char *error) {
+    if (isa != NULL && bd_choose("bgemm", "i32", isa) == NULL) {
+        char known[128];
+        list_isas(known, sizeof known);
+        return bd_fail(error, "instruction set `%.40s` is unknown or missing here: choose from %s", isa, known);
+    }
+    for (uint32_t i = 0; i < model->header.node_count; i++) {
+        struct bd_step *step = &model->steps[i];
+        if (step->op->kernel_op != NULL)
+            step->kernel = bd_choose(step->op->kernel_op, step->op->kernel_out, isa);
+    }
+    return 0;
+}
+
+static void prepare_steps(struct bd_model *model) {
+    model->weights.used = model->tables.used = 0;
+    for (uint32_t i = 0; i < model->header.node_count; i++)
+        if (model->steps[i].op->prepare != NULL)
+            model->steps[i].op->prepare(model, &model->steps[i]);
+}
+
+static uint64_t measure(struct bd_model *model) {
+    prepare_steps(model);
+    model->scratch_bytes = model->tables.used;
+    for (int kind = 0; kind < BD_SHARED_COUNT; kind++)
+        model->scratch_bytes += aligned(model->shared_bytes[kind]);
+    return aligned(model->header.arena_bytes) + model->weights.used + model->scratch_bytes;
+}
+
+/* arena | weights | tables | shared */
+static void hand_out(struct bd_model *model) {
+    unsigned char *next = model->memory;
+    for (uint32_t i = 0; i < model->header.tensor_count; i++)
+        if (model->tensors[i].place == BD_ARENA)
+            model->tensors[i].data = next + model->tensors[i].offset;
+    next += aligned(model->header.arena_bytes);
+    model->weights.base = next;
+    next += model->weights.used;
+    model->tables.base = next;
+    next += model->tables.used;
+    for (int kind = 0; kind < BD_SHARED_COUNT; kind++) {
+        model->shared[kind] = next;
+        next += aligned(model->shared_bytes[kind]);
+    }
+    memset(model->shared[BD_ZEROS], 0, (size_t)model->shared_bytes[BD_ZEROS]);
+    prepare_steps(model);
+}
+
+static int allocate(struct bd_model *model, char *error) {
+    uint64_t bytes = measure(model);
+    if (bytes <= SIZE_MAX / 2)
+        model->memory = aligned_alloc(BD_ALIGNMENT, (size_t)bytes);
+    if (model->memory == NULL)
+        return bd_fail(error, "plan needs %llu bytes of memory, more than there are", (unsigned long long)bytes);
+    hand_out(model);
+    return 0;
+}
+
+int bd_load(const void *plan, size_t bytes, const char *isa, bd_model **model, char *error) {
+    *model = NULL;
+    if (bd_check_header(plan, bytes, error))
+        return 1;
+    bd_model *loaded = calloc(1, sizeof *loaded);
+    if (loaded == NULL)
+        return bd_fail(error, "no memory for a model");
+    memcpy(&loaded->header, plan, sizeof loaded->header);
+    loaded->tensors = calloc(loaded->header.tensor_count, sizeof *loaded->tensors);
+    loaded->steps = calloc(loaded->header.node_count, sizeof *loaded->steps);
+    int failed;
+    if (loaded->tensors == NULL || loaded->steps == NULL)
+        failed = bd_fail(error, "no memory for the plan's tables");
+    else
+        failed = bd_read_plan(loaded, plan, error) || choose_kernels(loaded, isa, error) || allocate(loaded, error);
+    if (failed)
+        bd_close(loaded);
+    else
+        *model = loaded;
+    return failed;
+}
+
+/* The whole file, read-only; NULL with the line in error. */
+static void *map_file(const char *path, size_t *bytes, char *error) {
+    struct stat status;
+    void *mapping = MAP_FAILED;
+    int file = open(path, O_RDONLY);
+    if (file < 0 || fstat(file, &status) != 0) {
+        bd_fail(error, "cannot read plan `%.150s`: %s", path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode) || status.st_size == 0) {
+        bd_fail(error, "`%.150s` is no plan: it is no file, or empty", path);
+    } else {
+        *bytes = (size_t)status.st_size;
+        mapping = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, file, 0);
+        if (mapping == MAP_FAILED)
+            bd_fail(error, "cannot map plan `%.150s`: %s", path, strerror(errno));
+    }
+    if (file >= 0)
+        close(file);
+    return mapping == MAP_FAILED ? NULL : mapping;
+}
+
+int bd_open(const char *path, const char *isa, bd_model **model, char *error) {
+    size_t bytes = 0;
+    *model = NULL;
+    void *mapping = map_file(path, &bytes, error);
+    if (mapping == NULL)
+        return 1;
+    if (bd_load(mapping, bytes, isa, model, error)) {
+        munmap(mapping, bytes);
+        return 1;
+    }
+    (*model)->mapping = mapping;
+    (*model)->mapping_bytes = bytes;
+    return 0;
+}
+
+void bd_close(bd_model *model) {
+    if (model == NULL)
+        return;
+    if (model->mapping != NULL)
+        munmap(model->mapping, model->mapping_bytes);
+    free(model->memory);
+    free(model->steps);
+    free(model->tensors);
+    free(model);
+}
+
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+void bd_run(bd_model *model, const float *input, float *output) {
+    memcpy(model->input->data, input, (size_t)model->input->bytes);
+    for (uint32_t i = 0; i < model->header.node_count; i++) {
+        struct bd_step *step = &model->steps[i];
+        uint64_t start = model->profile ? now() : 0;
+        step->op->run(model, step);
+        step->nanoseconds = model->profile ? now() - start : 0;
+    }
+    memcpy(output, model->output->data, (size_t)model->output->bytes);
+}
+
+static void copy_shape(uint32_t to[4], const int from[4]) {
+    for (int i = 0; i < 4; i++)
+        to[i] = (uint32_t)from[i];
+}
+
+void bd_describe(const bd_model *model, bd_description *description) {
+    const struct bd_plan_header *header = &model->header;
+    *description = (bd_description){
+        .input_name = model->input->name,
+        .output_name = model->output->name,
+        .node_count = header->node_count,
+        .plan_bytes = (size_t)header->file_bytes,
+        .arena_bytes = (size_t)header->arena_bytes,
+        .weights_bytes = (size_t)model->weights.used,
+        .scratch_bytes = (size_t)model->scratch_bytes + sizeof *model + header->tensor_count * sizeof *model->tensors +
+                         header->node_count * sizeof *model->steps,
+    };
+    copy_shape(description->input_shape, model->input->shape);
+    copy_shape(description->output_shape, model->output->shape);
+}
+
+void bd_node_at(const bd_model *model, size_t index, bd_node *node) {
+    const struct bd_step *step = &model->steps[index];
+    *node = (bd_node){.name = step->name,
+                      .op = step->op->name,
+                      .kernel = step->kernel == NULL ? "" : step->kernel->name,
+                      .macs = step->macs,
+                      .nanoseconds = step->nanoseconds};
+    copy_shape(node->output_shape, step->out->shape);
+}
+
+void bd_profile(bd_model *model, int on) { model->profile = on; }
+
+void bd_observe(bd_model *model, bd_observer *observer, void *user) {
+    model->observer = observer;
+    model->observer_user = user;
+}

@@ -1,0 +1,135 @@
+/* What a plan becomes when it is loaded: tensors with addresses, and steps that read and write them.
+ *
+ *   load.c      the plan's bytes -> tensors and steps, everything checked
+ *   executor.c  one allocation, kernels chosen, weights tiled; then bd_run walks the steps
+ *   ops/        one bd_operator an opcode: what it accepts, what it prepares, what it computes */
+#ifndef BD_EXECUTOR_H
+#define BD_EXECUTOR_H
+
+#include "../include/bindeploy.h"
+#include "kernel.h"
+#include "model.h"
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "plans are little endian and are read in place"
+#endif
+
+enum { BD_MAX_INPUTS = 5, BD_ALIGNMENT = 64, BD_NEVER = INT_MAX };
+
+struct bd_tensor {
+    enum bd_type type;
+    enum bd_place place;
+    int shape[4];
+    const char *name;
+    uint64_t offset, bytes;
+    int written;   /* the step that writes it, -1 for the plan's input, BD_NEVER for constants */
+    int last_read; /* the last step that reads it, the number of steps for the plan's output */
+    void *data; /* in the arena, or in the plan: constants are read, never written */
+};
+
+/* A window that slides over [H, W, C]: of a convolution or of a pool. Every product of two fields fits in an int. */
+struct bd_window {
+    int height, width, channels;
+    int out_height, out_width;
+    int kernel_height, kernel_width;
+    int stride_y, stride_x;
+    int pad_top, pad_left;
+    int dilation_y, dilation_x;
+};
+
+/* What a convolution finds ready when it runs; NULL where it has no need. */
+struct bd_tiled {
+    int filters, taps;
+    size_t blocks;            /* of NR filters, the last one filled up with zero weights */
+    size_t row_bytes;         /* one input pixel */
+    unsigned char *weights;   /* blocks of block_bytes */
+    size_t block_bytes;
+    ptrdiff_t *tap_offsets;   /* [taps]: bytes from a window's first tap to each of its taps */
+    int32_t *tap_sums;        /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
+    int32_t *thresholds;      /* [blocks * NR] */
+    uint64_t *flips;          /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
+    size_t chunk;             /* tiles of pixels whose row pointers are made at once */
+};
+
+struct bd_step {
+    const struct bd_operator *op;
+    const struct bd_plan_node *node;
+    const char *name;
+    const struct bd_tensor *in[BD_MAX_INPUTS]; /* NULL where absent */
+    const struct bd_tensor *out;
+    const struct bd_kernel *kernel; /* NULL where the op has none */
+    struct bd_window window;
+    struct bd_tiled tiled;
+    uint64_t macs;
+    uint64_t nanoseconds;
+};
+
+/* Memory handed out twice over: a first round with base NULL only measures. */
+struct bd_room {
+    unsigned char *base;
+    uint64_t used;
+};
+
+/* Shared by all steps, since one runs at a time: each has the bytes of the step that needs most. */
+enum bd_shared { BD_ROWS, BD_BORDERS, BD_EXPANDED, BD_ZEROS, BD_SHARED_COUNT };
+
+struct bd_model {
+    struct bd_plan_header header;
+    struct bd_tensor *tensors;
+    struct bd_step *steps;
+    const struct bd_tensor *input, *output;
+    void *memory; /* arena, weights, scratch */
+    struct bd_room weights, tables;
+    uint64_t shared_bytes[BD_SHARED_COUNT];
+    void *shared[BD_SHARED_COUNT];
+    uint64_t scratch_bytes;
+    void *mapping; /* bd_open's */
+    size_t mapping_bytes;
+    bd_observer *observer;
+    void *observer_user;
+    int profile;
+};
+
+struct bd_operator {
+    const char *name;
+    enum bd_type in[BD_MAX_INPUTS]; /* 0 where there is none */
+    enum bd_type out;
+    int constants_from;     /* inputs from this one on are constants */
+    const char *kernel_op;  /* "bgemm", ... or NULL */
+    const char *kernel_out;
+    /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window and macs. */
+    int (*check)(struct bd_step *step, char *error);
+    /* Takes memory and, when the room has a base, fills it. NULL where nothing is needed. */
+    void (*prepare)(struct bd_model *model, struct bd_step *step);
+    void (*run)(const struct bd_model *model, const struct bd_step *step);
+};
+
+#define BD_OP(code, name) extern const struct bd_operator bd_operator_##name;
+#include "ops.inc"
+#undef BD_OP
+
+/* Write one line to error[BD_ERROR_BYTES]; always 1. */
+int bd_fail(char *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The same, after "node `name`: ". */
+int bd_fail_at(const struct bd_step *step, char *error, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* load.c: whether the tables of the plan can be read at all; then the tables, into a model with room for them. */
+int bd_check_header(const void *plan, size_t bytes, char *error);
+int bd_read_plan(struct bd_model *model, const void *plan, char *error);
+
+/* executor.c: `bytes` at a multiple of 64, NULL while measuring. */
+void *bd_take(struct bd_room *room, uint64_t bytes);
+void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes);
+
+static inline size_t bd_words(int channels) { return ((size_t)channels + 63) / 64; }
+
+static inline size_t bd_pixels(const struct bd_tensor *tensor) {
+    return (size_t)tensor->shape[1] * (size_t)tensor->shape[2];
+}
+
+#endif

@@ -1,0 +1,117 @@
+/* x86-64 with AVX2 and FMA: four filters a register. */
+#include "declarations.h"
+
+#if defined(__x86_64__)
+
+#if !defined(__clang__)
+#pragma GCC target("avx2,fma")
+#endif
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#endif
+
+#include "tile.h"
+
+/* A byte counts at most 8 ones a word: 31 words fit before it must be widened. */
+enum { MR = 4, REGISTERS = 2, LANES = 4, NR = REGISTERS * LANES, BYTE_WORDS = 31 };
+
+/* Bits set in each byte: a table of 16 counts, looked up for both nibbles. */
+BD_INLINE __m256i popcount_bytes(__m256i x) {
+    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, //
+                                            0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i low = _mm256_and_si256(x, nibble);
+    __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
+    return _mm256_add_epi8(_mm256_shuffle_epi8(counts, low), _mm256_shuffle_epi8(counts, high));
+}
+
+/* out -= 2 * ones of the tile, and start the bytes anew: sums of eight bytes are a filter's count, in 64 bits. */
+BD_INLINE void subtract_ones(__m256i bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
+    const __m256i zero = _mm256_setzero_si256();
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++) {
+        __m256 first = _mm256_castsi256_ps(_mm256_sad_epu8(bytes[m][0], zero));
+        __m256 second = _mm256_castsi256_ps(_mm256_sad_epu8(bytes[m][1], zero));
+        __m256i low_halves = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88));
+        __m256i ones = _mm256_permute4x64_epi64(low_halves, 0xd8);
+        __m256i *dots = (__m256i *)(out + m * out_stride);
+        _mm256_storeu_si256(dots, _mm256_sub_epi32(_mm256_loadu_si256(dots), _mm256_add_epi32(ones, ones)));
+        bytes[m][0] = bytes[m][1] = zero;
+    }
+}
+
+/* The sums stand in `out`, so that the registers hold nothing but bytes, weights and the table. */
+void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                            const uint64_t *weights, int32_t *out, size_t out_stride) {
+    __m256i bytes[MR][REGISTERS];
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++) {
+        _mm256_storeu_si256((__m256i *)(out + m * out_stride), _mm256_set1_epi32(depth));
+        bytes[m][0] = bytes[m][1] = _mm256_setzero_si256();
+    }
+    size_t counted = 0;
+    for (size_t t = 0; t < taps; t++, rows += MR)
+        for (size_t first = 0; first < words; first += BYTE_WORDS) {
+            size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
+            counted += end - first;
+            if (counted > BYTE_WORDS) {
+                subtract_ones(bytes, out, out_stride);
+                counted = end - first;
+            }
+            for (size_t k = first; k < end; k++, weights += NR) {
+                __m256i filters[REGISTERS];
+                BD_UNROLL
+                for (size_t n = 0; n < REGISTERS; n++)
+                    filters[n] = _mm256_loadu_si256((const __m256i *)(weights + n * LANES));
+                BD_UNROLL
+                for (size_t m = 0; m < MR; m++) {
+                    __m256i pixel = _mm256_set1_epi64x((long long)rows[m][k]);
+                    BD_UNROLL
+                    for (size_t n = 0; n < REGISTERS; n++)
+                        bytes[m][n] = _mm256_add_epi8(bytes[m][n], popcount_bytes(_mm256_xor_si256(pixel, filters[n])));
+                }
+            }
+        }
+    subtract_ones(bytes, out, out_stride);
+}
+
+#define FGEMM_NAME bd_fgemm_f32_6x16__avx2
+#define FGEMM_MR 6
+#define FGEMM_REGISTERS 2
+#define FGEMM_LANES 8
+#define FGEMM_VECTOR __m256
+#define FGEMM_ZERO _mm256_setzero_ps
+#define FGEMM_LOAD _mm256_loadu_ps
+#define FGEMM_STORE _mm256_storeu_ps
+#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm256_fmadd_ps(weights, _mm256_set1_ps(value), sum)
+#include "fgemm.h"
+
+/* The bits of `count` <= 64 values: eight at a time, then one by one, so that nothing past them is read. */
+BD_INLINE uint64_t binarize_word(const float *values, size_t count) {
+    uint64_t word = 0;
+    size_t c = 0;
+    for (; c + 8 <= count; c += 8) {
+        __m256 negative = _mm256_cmp_ps(_mm256_loadu_ps(values + c), _mm256_setzero_ps(), _CMP_NGE_UQ);
+        word |= (uint64_t)(unsigned)_mm256_movemask_ps(negative) << c;
+    }
+    for (; c < count; c++)
+        word |= (uint64_t)!(values[c] >= 0) << c;
+    return word;
+}
+
+void bd_binarize_b1_1x1__avx2(size_t pixels, size_t channels, const float *values, uint64_t *bits) {
+    for (size_t p = 0; p < pixels; p++, values += channels) {
+        size_t c = 0;
+        for (; c + 64 <= channels; c += 64)
+            *bits++ = binarize_word(values + c, 64);
+        if (c < channels)
+            *bits++ = binarize_word(values + c, channels - c);
+    }
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#endif

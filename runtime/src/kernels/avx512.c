@@ -1,0 +1,93 @@
+/* x86-64 with AVX-512 F, BW, VL, DQ and VPOPCNTDQ: eight filters a register. */
+#include "declarations.h"
+
+#if defined(__x86_64__)
+
+#if !defined(__clang__)
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx2,fma")
+#endif
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx2,fma"))),   \
+                             apply_to = function)
+#endif
+
+#include "tile.h"
+
+enum { MR = 7, REGISTERS = 2, LANES = 8, NR = REGISTERS * LANES };
+
+/* depth - 2 * ones of 16 filters: the low halves of their 64-bit counts, in order. */
+BD_INLINE __m512i dots(__m512i depth, __m512i ones_low, __m512i ones_high) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512i ones = _mm512_permutex2var_epi32(ones_low, even, ones_high);
+    return _mm512_sub_epi32(depth, _mm512_add_epi32(ones, ones));
+}
+
+/* A tile of 7 x 16 is as fast as any that fits the registers, and divides the usual maps (7, 14, 28, 56 wide). */
+void bd_bgemm_i32_7x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                               const uint64_t *weights, int32_t *out, size_t out_stride) {
+    __m512i ones[MR][REGISTERS];
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++) {
+        BD_UNROLL
+        for (size_t n = 0; n < REGISTERS; n++)
+            ones[m][n] = _mm512_setzero_si512();
+    }
+    for (size_t t = 0; t < taps; t++, rows += MR)
+        for (size_t k = 0; k < words; k++, weights += NR) {
+            __m512i filters[REGISTERS];
+            BD_UNROLL
+            for (size_t n = 0; n < REGISTERS; n++)
+                filters[n] = _mm512_loadu_si512(weights + n * LANES);
+            BD_UNROLL
+            for (size_t m = 0; m < MR; m++) {
+                __m512i pixel = _mm512_set1_epi64((long long)rows[m][k]);
+                BD_UNROLL
+                for (size_t n = 0; n < REGISTERS; n++)
+                    ones[m][n] = _mm512_add_epi64(ones[m][n], _mm512_popcnt_epi64(_mm512_xor_si512(pixel, filters[n])));
+            }
+        }
+    __m512i depths = _mm512_set1_epi32(depth);
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++)
+        _mm512_storeu_si512(out + m * out_stride, dots(depths, ones[m][0], ones[m][1]));
+}
+
+#define FGEMM_NAME bd_fgemm_f32_7x16__avx512
+#define FGEMM_MR 7
+#define FGEMM_REGISTERS 1
+#define FGEMM_LANES 16
+#define FGEMM_VECTOR __m512
+#define FGEMM_ZERO _mm512_setzero_ps
+#define FGEMM_LOAD _mm512_loadu_ps
+#define FGEMM_STORE _mm512_storeu_ps
+#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm512_fmadd_ps(weights, _mm512_set1_ps(value), sum)
+#include "fgemm.h"
+
+/* The bits of `count` <= 64 values; lanes past them are neither read nor set. */
+BD_INLINE uint64_t binarize_word(const float *values, size_t count) {
+    uint64_t present = count == 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
+    uint64_t word = 0;
+    for (size_t c = 0; c < count; c += 16) {
+        __mmask16 lanes = (__mmask16)(present >> c);
+        __m512 group = _mm512_maskz_loadu_ps(lanes, values + c);
+        word |= (uint64_t)_mm512_mask_cmp_ps_mask(lanes, group, _mm512_setzero_ps(), _CMP_NGE_UQ) << c;
+    }
+    return word;
+}
+
+void bd_binarize_b1_1x1__avx512(size_t pixels, size_t channels, const float *values, uint64_t *bits) {
+    for (size_t p = 0; p < pixels; p++, values += channels) {
+        size_t c = 0;
+        for (; c + 64 <= channels; c += 64)
+            *bits++ = binarize_word(values + c, 64);
+        if (c < channels)
+            *bits++ = binarize_word(values + c, channels - c);
+    }
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#endif

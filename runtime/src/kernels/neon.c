@@ -1,0 +1,135 @@
+/* ARM with NEON, 64-bit and 32-bit: two filters a register.
+ * The tiles fit the 32 or 16 registers there are, with room for a compiler to reorder loads. */
+#include "declarations.h"
+
+#if defined(__ARM_NEON)
+
+#include <arm_neon.h>
+
+#include "tile.h"
+
+#if defined(__aarch64__)
+#define BGEMM_NAME bd_bgemm_i32_3x8__neon
+enum { REGISTERS = 4 };
+#else
+#define BGEMM_NAME bd_bgemm_i32_3x4__neon
+enum { REGISTERS = 2 };
+#endif
+
+/* A byte counts at most 8 ones a word: 31 words fit before it must be widened. */
+enum { MR = 3, LANES = 2, NR = REGISTERS * LANES, BYTE_WORDS = 31 };
+
+/* out -= 2 * ones of the tile, and start the bytes anew: sums of eight bytes are a filter's count. */
+BD_INLINE void subtract_ones(uint8x16_t bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++) {
+        BD_UNROLL
+        for (size_t n = 0; n < REGISTERS; n++) {
+            uint32x4_t halves = vpaddlq_u16(vpaddlq_u8(bytes[m][n]));
+            int32x2_t ones = vreinterpret_s32_u32(vpadd_u32(vget_low_u32(halves), vget_high_u32(halves)));
+            int32_t *dots = out + m * out_stride + n * LANES;
+            vst1_s32(dots, vsub_s32(vld1_s32(dots), vadd_s32(ones, ones)));
+            bytes[m][n] = vdupq_n_u8(0);
+        }
+    }
+}
+
+/* The sums stand in `out`, so that the registers hold nothing but bytes and weights. */
+BD_INLINE void bgemm(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
+                     int32_t *out, size_t out_stride) {
+    uint8x16_t bytes[MR][REGISTERS];
+    BD_UNROLL
+    for (size_t m = 0; m < MR; m++) {
+        BD_UNROLL
+        for (size_t n = 0; n < REGISTERS; n++) {
+            vst1_s32(out + m * out_stride + n * LANES, vdup_n_s32(depth));
+            bytes[m][n] = vdupq_n_u8(0);
+        }
+    }
+    size_t counted = 0;
+    for (size_t t = 0; t < taps; t++, rows += MR)
+        for (size_t first = 0; first < words; first += BYTE_WORDS) {
+            size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
+            counted += end - first;
+            if (counted > BYTE_WORDS) {
+                subtract_ones(bytes, out, out_stride);
+                counted = end - first;
+            }
+            for (size_t k = first; k < end; k++, weights += NR) {
+                uint8x16_t filters[REGISTERS];
+                BD_UNROLL
+                for (size_t n = 0; n < REGISTERS; n++)
+                    filters[n] = vreinterpretq_u8_u64(vld1q_u64(weights + n * LANES));
+                BD_UNROLL
+                for (size_t m = 0; m < MR; m++) {
+                    uint8x16_t pixel = vreinterpretq_u8_u64(vld1q_dup_u64(rows[m] + k));
+                    BD_UNROLL
+                    for (size_t n = 0; n < REGISTERS; n++)
+                        bytes[m][n] = vaddq_u8(bytes[m][n], vcntq_u8(veorq_u8(pixel, filters[n])));
+                }
+            }
+        }
+    subtract_ones(bytes, out, out_stride);
+}
+
+/* Rows of one word lose the loop over words. Rows of two or four gain nothing: unrolled, GCC spills them. */
+void BGEMM_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
+                int32_t *out, size_t out_stride) {
+    if (words == 1)
+        bgemm(taps, 1, depth, rows, weights, out, out_stride);
+    else
+        bgemm(taps, words, depth, rows, weights, out, out_stride);
+}
+
+#if defined(__aarch64__)
+#define FGEMM_NAME bd_fgemm_f32_8x8__neon
+#define FGEMM_MR 8
+#define FGEMM_MULTIPLY_ADD vfmaq_n_f32
+#else
+#define FGEMM_NAME bd_fgemm_f32_4x8__neon
+#define FGEMM_MR 4
+#define FGEMM_MULTIPLY_ADD vmlaq_n_f32
+#endif
+#define FGEMM_REGISTERS 2
+#define FGEMM_LANES 4
+#define FGEMM_VECTOR float32x4_t
+#define FGEMM_ZERO() vdupq_n_f32(0)
+#define FGEMM_LOAD vld1q_f32
+#define FGEMM_STORE vst1q_f32
+#include "fgemm.h"
+
+/* All ones where !(value >= 0), asked of the bits as in scalar.c. */
+BD_INLINE uint16x4_t negative(const float *values) {
+    uint32x4_t x = vreinterpretq_u32_f32(vld1q_f32(values));
+    uint32x4_t above = vcgtq_u32(x, vdupq_n_u32(0x7f800000u));
+    uint32x4_t minus_zero = vceqq_u32(x, vdupq_n_u32(0x80000000u));
+    return vmovn_u32(vbicq_u32(above, minus_zero));
+}
+
+/* The bits of 64 values: a byte a value holding its own bit of eight, then added in pairs three times. */
+BD_INLINE uint64_t binarize_word(const float *values) {
+    const uint8x8_t own = vcreate_u8(UINT64_C(0x8040201008040201));
+    uint8x8_t sums[8];
+    BD_UNROLL
+    for (size_t i = 0; i < 8; i++)
+        sums[i] = vand_u8(vmovn_u16(vcombine_u16(negative(values + 8 * i), negative(values + 8 * i + 4))), own);
+    BD_UNROLL
+    for (size_t i = 0; i < 4; i++)
+        sums[i] = vpadd_u8(sums[2 * i], sums[2 * i + 1]);
+    BD_UNROLL
+    for (size_t i = 0; i < 2; i++)
+        sums[i] = vpadd_u8(sums[2 * i], sums[2 * i + 1]);
+    return vget_lane_u64(vreinterpret_u64_u8(vpadd_u8(sums[0], sums[1])), 0);
+}
+
+void bd_binarize_b1_1x1__neon(size_t pixels, size_t channels, const float *values, uint64_t *bits) {
+    for (size_t p = 0; p < pixels; p++, values += channels) {
+        size_t c = 0;
+        for (; c + 64 <= channels; c += 64)
+            *bits++ = binarize_word(values + c);
+        if (c < channels)
+            bd_binarize_b1_1x1__scalar(1, channels - c, values + c, bits++);
+    }
+}
+
+#endif

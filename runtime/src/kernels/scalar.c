@@ -1,0 +1,59 @@
+/* The kernels in plain C: what every other row is compared with. */
+#include <string.h>
+
+#include "declarations.h"
+
+enum { MR = 4, NR = 8 };
+
+/* Bits set in x: sums of 2, then 4, then 8 bits side by side; the product adds the eight bytes into the highest. */
+static int32_t popcount(uint64_t x) {
+    x -= (x >> 1) & UINT64_C(0x5555555555555555);
+    x = (x & UINT64_C(0x3333333333333333)) + ((x >> 2) & UINT64_C(0x3333333333333333));
+    x = (x + (x >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (int32_t)((x * UINT64_C(0x0101010101010101)) >> 56);
+}
+
+void bd_bgemm_i32_4x8__scalar(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                              const uint64_t *weights, int32_t *out, size_t out_stride) {
+    int32_t ones[MR][NR] = {{0}};
+    for (size_t t = 0; t < taps; t++)
+        for (size_t k = 0; k < words; k++)
+            for (size_t m = 0; m < MR; m++)
+                for (size_t n = 0; n < NR; n++)
+                    ones[m][n] += popcount(rows[t * MR + m][k] ^ weights[(t * words + k) * NR + n]);
+    for (size_t m = 0; m < MR; m++)
+        for (size_t n = 0; n < NR; n++)
+            out[m * out_stride + n] = depth - 2 * ones[m][n];
+}
+
+void bd_fgemm_f32_4x8__scalar(size_t taps, size_t channels, const float *const *rows, const float *weights, float *out,
+                              size_t out_stride) {
+    float sums[MR][NR] = {{0}};
+    for (size_t t = 0; t < taps; t++)
+        for (size_t c = 0; c < channels; c++)
+            for (size_t m = 0; m < MR; m++)
+                for (size_t n = 0; n < NR; n++)
+                    sums[m][n] += rows[t * MR + m][c] * weights[(t * channels + c) * NR + n];
+    for (size_t m = 0; m < MR; m++)
+        for (size_t n = 0; n < NR; n++)
+            out[m * out_stride + n] = sums[m][n];
+}
+
+/* !(value >= 0), asked of the float's bits: beyond +infinity as an unsigned integer (a NaN or a negative), and not -0.
+ * A compiler may move float comparisons of 32-bit ARM to NEON, which takes a tiny negative for zero. */
+static uint64_t is_negative(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits > UINT32_C(0x7f800000) && bits != UINT32_C(0x80000000);
+}
+
+void bd_binarize_b1_1x1__scalar(size_t pixels, size_t channels, const float *values, uint64_t *bits) {
+    size_t words = (channels + 63) / 64;
+    for (size_t p = 0; p < pixels; p++)
+        for (size_t k = 0; k < words; k++) {
+            uint64_t word = 0;
+            for (size_t c = k * 64; c < channels && c < (k + 1) * 64; c++)
+                word |= is_negative(values[p * channels + c]) << (c % 64);
+            bits[p * words + k] = word;
+        }
+}

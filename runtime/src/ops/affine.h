@@ -1,0 +1,23 @@
+/* y = clamp(scale * x + bias), never fused. */
+#ifndef BD_OPS_AFFINE_H
+#define BD_OPS_AFFINE_H
+
+#include <stddef.h>
+
+/* A product that goes through memory is rounded to float32: no compiler can contract it with the sum that follows into
+ * a fused multiply-add, with whatever flags it was called, and both loops around this line still vectorize. */
+static inline void bd_round_products(float *products) { __asm__ volatile("" : : "r"(products) : "memory"); }
+
+static inline float bd_clamp(float value, float minimum, float maximum) {
+    value = value < minimum ? minimum : value;
+    return value > maximum ? maximum : value;
+}
+
+/* y[i] = clamp(products[i] + bias[i]) */
+static inline void bd_add_bias(size_t count, const float *products, const float *bias, float minimum, float maximum,
+                               float *y) {
+    for (size_t i = 0; i < count; i++)
+        y[i] = bd_clamp(products[i] + bias[i], minimum, maximum);
+}
+
+#endif

@@ -1,0 +1,92 @@
+#define _POSIX_C_SOURCE 200809L
+
+/* Hostile plans: whatever the bytes, loading gives a model that runs or one line, and reads nothing outside them.
+ *
+ *   clang -DFUZZER -fsanitize=fuzzer,address,undefined ... runs libFuzzer;
+ *   any compiler without FUZZER makes a program that replays the files named on its command line. */
+#include "../include/bindeploy.h"
+#include "../src/crc32.h"
+#include "../src/executor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A run of more work than this would only make the fuzzer slow. */
+enum { MAX_ELEMENTS = 1 << 20 };
+
+/* Size and checksum are made right, or no byte behind them would ever be looked at. */
+static void repair(unsigned char *plan, size_t bytes) {
+    struct bd_plan_header header;
+    if (bytes < sizeof header)
+        return;
+    memcpy(&header, plan, sizeof header);
+    header.file_bytes = bytes;
+    header.checksum = bd_crc32(plan + sizeof header, bytes - sizeof header);
+    memcpy(plan, &header, sizeof header);
+}
+
+static size_t elements(const uint32_t shape[4]) { return (size_t)shape[1] * shape[2] * shape[3]; }
+
+static int is_small(const bd_model *model) {
+    uint64_t work = model->header.arena_bytes;
+    for (uint32_t i = 0; i < model->header.node_count; i++)
+        work += model->steps[i].macs;
+    return work < MAX_ELEMENTS;
+}
+
+static void run_once(bd_model *model) {
+    bd_description about;
+    bd_describe(model, &about);
+    float *input = calloc(elements(about.input_shape), sizeof *input);
+    float *output = calloc(elements(about.output_shape), sizeof *output);
+    if (input != NULL && output != NULL)
+        bd_run(model, input, output);
+    free(input);
+    free(output);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+    char error[BD_ERROR_BYTES];
+    bd_model *model;
+    void *plan = NULL;
+    /* posix_memalign keeps the exact size, so that a sanitizer sees the first byte behind it. */
+    if (posix_memalign(&plan, BD_ALIGNMENT, bytes ? bytes : 1) != 0)
+        return 0;
+    memcpy(plan, data, bytes);
+    repair(plan, bytes);
+    if (bd_load(plan, bytes, NULL, &model, error) == 0) {
+        if (is_small(model))
+            run_once(model);
+        bd_close(model);
+    } else if (strchr(error, '\n') != NULL || error[0] == 0) {
+        abort();
+    }
+    free(plan);
+    return 0;
+}
+
+#ifndef FUZZER
+static void replay(const char *path) {
+    FILE *file = fopen(path, "rb");
+    long bytes = -1;
+    if (file != NULL && fseek(file, 0, SEEK_END) == 0)
+        bytes = ftell(file);
+    uint8_t *data = bytes < 0 ? NULL : malloc((size_t)bytes + 1);
+    if (data == NULL || fseek(file, 0, SEEK_SET) != 0 || fread(data, 1, (size_t)bytes, file) != (size_t)bytes) {
+        fprintf(stderr, "cannot read `%s`\n", path);
+        exit(2);
+    }
+    fclose(file);
+    LLVMFuzzerTestOneInput(data, (size_t)bytes);
+    free(data);
+}
+
+int main(int count, char **paths) {
+    for (int i = 1; i < count; i++)
+        replay(paths[i]);
+    printf("%d plans\n", count - 1);
+    return 0;
+}
+#endif

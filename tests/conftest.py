@@ -1,0 +1,41 @@
+"""What several test files share: one small trained network and its bundle, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bindeploy.cli import main
+
+
+def invoke(*arguments: object):
+    """Run the command line in this process; stdout and stderr apart."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def command():
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> Path:
+    """The tiny network, three epochs on the embedded digits."""
+    out = tmp_path_factory.mktemp("road") / "run"
+    result = invoke(
+        *("train", "--data", "digits", "--model", "tiny", "--method", "bnn++", "--mode", "bwa"),
+        *("--epochs", 3, "--no-float-twin", "--out", out),
+    )
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(digits_run) -> Path:
+    """The digits network exported for this machine."""
+    out = digits_run.parent / "bundle"
+    result = invoke("export", digits_run, "--target", "host", "--out", out)
+    assert result.exit_code == 0, result.output
+    return out

@@ -1,0 +1,114 @@
+"""What the runtime cannot run is refused in one line that names the node."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bindeploy.emit.plan import lower, write_plan
+from bindeploy.emit.plan_lower import LOWERINGS
+from bindeploy.errors import BindeployError
+
+BINARY = """[c] y = bindeploy.BinaryConv2d <channels=3, group=1, strides=[1,1], pads=[1,1,1,1],
+            dilations=[1,1], pad_value=1.0> (x, bits_c, scale, bias)"""
+
+
+def test_an_op_without_a_lowering_is_named_with_those_there_are(graph):
+    with pytest.raises(BindeployError) as error:
+        lower(graph("[N,3,5,5]", "[soft] y = Softmax(x)"))
+    message = str(error.value)
+    assert message.startswith("the runtime has no `Softmax` (node `soft`); it runs Conv, Gemm,")
+    assert all(op in message for _, op in LOWERINGS)
+
+
+@pytest.mark.parametrize(
+    ("x", "body", "message"),
+    [
+        ("[N,4,5,5]", "[c] y = Conv <group=2> (x, w4)", "Conv `c`: grouped convolution"),
+        ("[N,3,5,5]", "[c] y = Conv (x, w4)", "do not fit 3 channels"),
+        ("[N,4,5,5]", "[c] y = Conv (x, x)", "input 1 must be a constant"),
+        ("[N,4,2,2]", "[c] y = Conv (x, w4)", "larger than the padded picture of 2 x 2"),
+        ("[N,4,5,5]", '[c] y = Conv <auto_pad="SAME_UPPER"> (x, w4)', "auto_pad"),
+        ("[N,4,5,5]", "[c] y = Conv <pads=[3,0,0,0]> (x, w4)", "smaller than its kernel"),
+        ("[N,4,5]", "y = Relu(x)", "input `x` has shape ['N', 4, 5]; a plan takes [N, C, H, W]"),
+        ("[N,4,H,W]", "y = Relu(x)", "all but N fixed"),
+        ("[N,4,5,5]", "[g] y = Gemm(x, w4)", "Gemm `g`"),
+        ("[N,4,5,5]", "[g] y = MatMul(x, square)", "it takes [N, features]"),
+        ("[N,4,5,5]", "[a] y = Add(x, square)", "one value, or one a channel"),
+        ("[N,4,5,5]", "[a] f = Flatten(x) y = Mul(f, hundred)", "one value, or one a channel"),
+        ("[N,4,5,5]", "[a] h = GlobalAveragePool(x) y = Add(x, h)", "adds equal shapes"),
+        ("[N,4,5,5]", "y = Flatten(x)", "is a picture of 5 x 5 flattened"),
+        ("[N,4,5,5]", "[m] y = ReduceMean(x, one)", "mean over H and W"),
+        ("[N,4,5,5]", "[f] y = Flatten <axis=2> (x)", "from axis 1"),
+        ("[N,4,5,5]", '[p] y = Pad <mode="reflect"> (x, pads)', "pads with the constant 0"),
+        ("[N,4,5,5]", "[c] y = Clip(x, high, low)", "are not in order"),
+        ("[N,4,5,5]", "[d] y = Div(low, x)", "divides an activation by a constant"),
+        ("[N,4,5,5]", "[i] y = Identity(low)", "`i`: it reads `low`, a constant"),
+    ],
+)
+def test_what_the_runtime_cannot_do_is_refused_in_one_line(x, body, message, graph):
+    constants = {
+        "w4": np.ones((4, 4, 3, 3), np.float32),
+        "square": np.ones((5, 5), np.float32),
+        "hundred": np.ones((100), np.float32),
+        "one": np.array([1]),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "low": np.float32(-1),
+        "high": np.float32(1),
+    }
+    with pytest.raises(BindeployError) as error:
+        lower(graph(x, body, **constants))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("group=1", "group=2", "grouped binary convolution"),
+        ("channels=3", "channels=4", "do not fit 3 channels"),
+        ("scale, bias", "scale, short", "bias [1] does not fit 4 filters"),
+        ("BinaryConv2d ", "BinaryWeightConv2d ", "pad_value 1 beside float activations"),
+    ],
+)
+def test_a_binary_layer_that_does_not_fit_is_refused(old, new, message, graph):
+    body = BINARY
+    assert old in body
+    with pytest.raises(BindeployError, match="Binary.*`c`: .*") as error:
+        lower(
+            graph(
+                "[N,3,5,5]",
+                body.replace(old, new),
+                scale=np.ones((4), np.float32),
+                bias=np.ones((4), np.float32),
+                short=np.ones((1), np.float32),
+                bits_c=np.zeros((4, 3, 3, 4), np.uint8),
+            )
+        )
+    assert message in str(error.value)
+
+
+def test_a_model_has_one_input_and_one_output(graph):
+    with pytest.raises(BindeployError, match=r"2 outputs \(`y`, `z`\); a plan has one"):
+        lower(graph("[N,3,5,5]", "y = Relu(x) z = Relu(y)", output="float y, float z"))
+
+
+def test_an_output_must_come_from_the_input(graph):
+    body = "y, m = MaxPool <kernel_shape=[1,1]> (x)"
+    with pytest.raises(BindeployError, match="output `m` does not depend on the input"):
+        lower(graph("[N,3,5,5]", body, output="int64 m"))
+
+
+def test_an_input_of_another_type_is_refused(graph):
+    model = graph("[N,3,5,5]", "y = Relu(x)")
+    model.graph.inputs[0].dtype = ir.DataType.UINT8
+    with pytest.raises(BindeployError, match="input `x` is UINT8; a plan takes FLOAT"):
+        lower(model)
+
+
+def test_a_refused_model_writes_no_file(tmp_path, graph):
+    with pytest.raises(BindeployError):
+        write_plan(graph("[N,3,5,5]", "y = Softmax(x)"), tmp_path / "model.bd")
+    assert list(tmp_path.iterdir()) == []
+    write_plan(graph("[N,3,5,5]", "y = Relu(x)"), tmp_path / "model.bd")
+    expected = lower(graph("[N,3,5,5]", "y = Relu(x)")).to_bytes()
+    assert (tmp_path / "model.bd").read_bytes() == expected

@@ -1,0 +1,46 @@
+"""The runtime compiled for tests: as a library for ctypes, and as programs under sanitizers."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from compiled_runtime import SANITIZERS, SOURCES, build
+from loaded_model import Model, load_library
+from plan_builder import RUNTIME
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("library")
+    return load_library(build(folder / "libbindeploy.so", SOURCES, "-O1", "-fPIC", "-shared"))
+
+
+@pytest.fixture
+def open_plan(library: ctypes.CDLL, tmp_path: Path) -> Callable[..., Model]:
+    """Loads the bytes of a plan: open_plan(plan, isa=None) -> Model."""
+
+    def open_bytes(plan: bytes, isa: str | None = None) -> Model:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.bd"
+        path.write_bytes(plan)
+        return Model(library, path, isa)
+
+    return open_bytes
+
+
+@pytest.fixture(scope="session")
+def sanitized_bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    return build(folder / "bd_bench", [*SOURCES, str(RUNTIME / "bench/bd_bench.c")], *SANITIZERS)
+
+
+@pytest.fixture(scope="session")
+def sanitized_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replay")
+    return build(folder / "fuzz_load", [*SOURCES, str(RUNTIME / "test/fuzz_load.c")], *SANITIZERS)

@@ -1,0 +1,60 @@
+"""One small plan that holds every op, for tests of the loader and of whole runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from plan_builder import BITS, OPCODES, Plan
+
+from bindeploy import bits
+
+CHANNELS = 33
+SIDE = 6
+
+
+def every_op_plan() -> bytes:
+    """input [1, 3, 6, 6] -> output [1, 5, 1, 1]."""
+    random = np.random.default_rng(0)
+    plan = Plan()
+    plan.input = plan.activation("input", (1, 3, SIDE, SIDE))
+    wide = (1, SIDE, SIDE, CHANNELS)
+    half = (1, SIDE // 2, SIDE // 2, CHANNELS)
+
+    def vector(name: str, length: int) -> int:
+        return plan.constant(name, random.standard_normal(length, np.float32))
+
+    def directions(name: str) -> int:
+        return plan.constant(name, random.choice(np.int8([-1, 1]), CHANNELS))
+
+    def packed(name: str, *shape: int) -> int:
+        return plan.constant(name, bits.pack(random.standard_normal(shape)))
+
+    def step(op: str, inputs: tuple[int, ...], shape: tuple[int, ...], **settings: object) -> int:
+        kind = {"type": BITS} if settings.pop("to_bits", False) else {}
+        return plan.node(op, inputs, plan.activation(f"{op}.y", shape, **kind), **settings)
+
+    padded = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
+    pool = {"kernel": (2, 2), "strides": (2, 2)}
+    x = step("to_nhwc", (plan.input,), (1, SIDE, SIDE, 3))
+    weights = packed("stem.bits", CHANNELS, 3, 3, 3)
+    stem = (x, weights, vector("stem.scale", CHANNELS), vector("stem.bias", CHANNELS))
+    floats = step("binary_weight_conv", stem, wide, **padded)
+    signs = step("binarize", (floats,), wide, to_bits=True)
+    thresholds = plan.constant("thresholds", random.integers(-9, 9, CHANNELS, np.int32))
+    inputs = (signs, packed("first.bits", CHANNELS, 3, 3, CHANNELS), thresholds, directions("d1"))
+    signs = step("binary_conv_threshold", inputs, wide, to_bits=True, pad_value=0, **padded)
+    signs = step("binary_max_pool", (signs, directions("d2")), half, to_bits=True, **pool)
+    weights = packed("second.bits", CHANNELS, 3, 3, CHANNELS)
+    second = (signs, weights, vector("second.scale", CHANNELS), vector("second.bias", CHANNELS))
+    y = step("binary_conv", second, half, **padded)
+    shortcut = step("crop_pad", (x,), half, strides=(2, 2), channel_offset=15)
+    y = step("add", (y, shortcut), half)
+    y = step("affine", (y, vector("scale", CHANNELS), vector("bias", CHANNELS)), half)
+    y = step("clip", (y,), half, minimum=-2.0, maximum=2.0)
+    y = step("add", (y, step("unpack", (signs,), half)), half)
+    y = step("max_pool", (y,), half, **padded)
+    y = step("average_pool", (y,), (1, 1, 1, CHANNELS), kernel=(3, 3))
+    dense = plan.constant("dense", random.standard_normal((5, 1, 1, CHANNELS), np.float32))
+    y = step("conv", (y, dense, vector("dense.bias", 5)), (1, 1, 1, 5))
+    plan.output = step("to_nchw", (y,), (1, 5, 1, 1))
+    assert {node.op for node in plan.nodes} == set(OPCODES)
+    return plan.to_bytes()

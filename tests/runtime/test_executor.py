@@ -1,0 +1,450 @@
+"""Every op of the runtime equals a plain numpy statement of it, on ragged shapes."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiled_runtime import SOURCES, build
+from every_op import every_op_plan
+from loaded_model import Model, load_library
+from numpy.typing import NDArray
+from plan_builder import BITS, F32, RUNTIME, Plan
+
+from bindeploy import bits
+
+Open = Callable[..., Model]
+ISAS = (None, "scalar")
+CHANNELS = (1, 3, 31, 32, 33, 63, 64, 65, 130)
+
+
+@dataclass(frozen=True)
+class Window:
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+
+    def over(self, size: int, axis: int) -> int:
+        reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1
+        return (size + self.pads[axis] + self.pads[axis + 2] - reach) // self.strides[axis] + 1
+
+    def patches(self, x: NDArray, pad_value: float) -> NDArray:
+        """x [H, W, C] -> [H', W', KH, KW, C]: what each output pixel sees."""
+        top, left, bottom, right = self.pads
+        padded = np.pad(
+            x, ((top, bottom), (left, right), (0, 0)), constant_values=np.asarray(pad_value, x.dtype)
+        )
+        rows = np.arange(self.over(x.shape[0], 0))[:, None] * self.strides[0]
+        rows = rows + np.arange(self.kernel[0]) * self.dilations[0]
+        columns = np.arange(self.over(x.shape[1], 1))[:, None] * self.strides[1]
+        columns = columns + np.arange(self.kernel[1]) * self.dilations[1]
+        return padded[rows[:, None, :, None], columns[None, :, None, :]]
+
+    def settings(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in ("kernel", "strides", "pads", "dilations")}
+
+
+WINDOWS = {
+    "1x1": Window((1, 1), pads=(0, 0, 0, 0)),
+    "3x3": Window(),
+    "5x5": Window((5, 5), pads=(2, 2, 2, 2)),
+    "stride 2": Window(strides=(2, 2)),
+    "stride 2x3, asymmetric pads": Window(strides=(2, 3), pads=(0, 2, 1, 0)),
+    "dilation 2": Window(dilations=(2, 2), pads=(2, 2, 2, 2)),
+    "2x4, dilation 3x1, asymmetric pads": Window((2, 4), pads=(3, 0, 1, 3), dilations=(3, 1)),
+    "as large as the input": Window((7, 5), pads=(0, 0, 0, 0)),
+}
+HEIGHT, WIDTH = 7, 5
+
+
+def signs(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return random.choice(np.float32([-1, 1]), shape)
+
+
+def small_integers(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    """Floats whose sums of products are exact in any order."""
+    return random.integers(-8, 9, shape).astype(np.float32)
+
+
+def nhwc_plan(x: NDArray[np.float32]) -> tuple[Plan, int]:
+    """A plan that begins with x [H, W, C] as NHWC, and that tensor."""
+    height, width, channels = x.shape
+    plan = Plan()
+    plan.input = plan.activation("input", (1, channels, height, width))
+    tensor = plan.activation("x", (1, height, width, channels))
+    return plan, plan.node("to_nhwc", (plan.input,), tensor)
+
+
+def finish(plan: Plan, tensor: int) -> bytes:
+    """Ends the plan with `tensor` as the output, unpacked if it is bits."""
+    _, height, width, channels = plan.tensors[tensor].shape
+    if plan.tensors[tensor].type == BITS:
+        floats = plan.activation("floats", (1, height, width, channels))
+        tensor = plan.node("unpack", (tensor,), floats)
+    plan.output = plan.activation("output", (1, channels, height, width))
+    plan.node("to_nchw", (tensor,), plan.output)
+    return plan.to_bytes()
+
+
+def run(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output [H, W, C] for x [H, W, C]."""
+    return model.run(x.transpose(2, 0, 1))[0].transpose(1, 2, 0)
+
+
+def binarized(plan: Plan, tensor: int) -> int:
+    shape = plan.tensors[tensor].shape
+    return plan.node("binarize", (tensor,), plan.activation("bits", shape, BITS))
+
+
+def binary_conv_plan(
+    x: NDArray, weights: NDArray, vectors: tuple[NDArray, NDArray], window: Window, **settings: object
+) -> bytes:
+    """binarize, then binary_conv or, where the first vector is int32, binary_conv_threshold."""
+    plan, tensor = nhwc_plan(x)
+    threshold = vectors[0].dtype == np.int32
+    out = (1, window.over(x.shape[0], 0), window.over(x.shape[1], 1), len(weights))
+    inputs = (
+        binarized(plan, tensor),
+        plan.constant("weights", bits.pack(weights)),
+        plan.constant("first", vectors[0]),
+        plan.constant("second", vectors[1]),
+    )
+    y = plan.activation("y", out, BITS if threshold else F32)
+    op = "binary_conv_threshold" if threshold else "binary_conv"
+    return finish(plan, plan.node(op, inputs, y, **window.settings(), **settings))
+
+
+def dots_of(x: NDArray, weights: NDArray, window: Window, pad_value: float) -> NDArray[np.int32]:
+    """[H', W', F] of sign(x) with +-1 weights."""
+    seen = window.patches(bits.sign(x), pad_value)
+    return np.einsum("hwklc,fklc->hwf", seen.astype(np.int32), weights.astype(np.int32))
+
+
+BINARY_CONV = 2
+"""The node of the binary convolution in `binary_conv_plan`."""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_binary_conv_is_scale_times_dot_plus_bias(
+    open_plan: Open, window: Window, channels: int, isa: str | None
+) -> None:
+    random = np.random.default_rng(channels)
+    filters = CHANNELS[-1 - CHANNELS.index(channels)]
+    x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32)
+    weights = signs(random, filters, *window.kernel, channels)
+    scale, bias = random.standard_normal((2, filters), np.float32)
+    scale[0] = 0
+    for pad_value in (0, 1):
+        vectors = (scale, bias)
+        plan = binary_conv_plan(x, weights, vectors, window, pad_value=pad_value)
+        model = open_plan(plan, isa)
+        dots = dots_of(x, weights, window, pad_value)
+        expected = scale * dots.astype(np.float32) + bias
+        np.testing.assert_array_equal(run(model, x), expected)
+        seen = model.integers(x.transpose(2, 0, 1), BINARY_CONV)
+        np.testing.assert_array_equal(seen, dots)
+        macs = expected.size * channels * window.kernel[0] * window.kernel[1]
+        assert model.node(BINARY_CONV).macs == macs
+        model.close()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_binary_conv_threshold_compares_the_integers(
+    open_plan: Open, window: Window, channels: int, isa: str | None
+) -> None:
+    random = np.random.default_rng(channels)
+    filters = CHANNELS[-1 - CHANNELS.index(channels)]
+    x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32)
+    weights = signs(random, filters, *window.kernel, channels)
+    threshold = random.integers(-9, 10, filters, np.int32)
+    threshold[random.permutation(filters)[: filters // 4]] = np.iinfo(np.int32).min
+    threshold[random.permutation(filters)[: filters // 4]] = np.iinfo(np.int32).max
+    direction = random.choice(np.int8([-1, 1]), filters)
+    for pad_value in (0, 1):
+        vectors = (threshold, direction)
+        plan = binary_conv_plan(x, weights, vectors, window, pad_value=pad_value)
+        model = open_plan(plan, isa)
+        dots = dots_of(x, weights, window, pad_value)
+        positive = np.where(direction > 0, dots >= threshold, dots < threshold)
+        np.testing.assert_array_equal(run(model, x), np.where(positive, 1.0, -1.0))
+        seen = model.integers(x.transpose(2, 0, 1), BINARY_CONV)
+        np.testing.assert_array_equal(seen, dots)
+        model.close()
+
+
+def test_bits_of_a_threshold_have_no_pad_bits(open_plan: Open) -> None:
+    """A second convolution would count them: its rows are 33 channels in one word of 64."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((HEIGHT, WIDTH, 3), np.float32)
+    first, second = signs(random, 33, 3, 3, 3), signs(random, 5, 3, 3, 33)
+    window = Window()
+    lowest = np.full(33, np.iinfo(np.int32).min, np.int32)
+    plan, tensor = nhwc_plan(x)
+    y = plan.activation("y", (1, HEIGHT, WIDTH, 33), BITS)
+    z = plan.activation("z", (1, HEIGHT, WIDTH, 5))
+    weights = plan.constant("first", bits.pack(first))
+    vectors = (plan.constant("t", lowest), plan.constant("d", np.full(33, -1, np.int8)))
+    inputs = (binarized(plan, tensor), weights, *vectors)
+    plan.node("binary_conv_threshold", inputs, y, **window.settings())
+    ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
+    weights = plan.constant("second", bits.pack(second))
+    inputs = (y, weights, plan.constant("scale", ones), plan.constant("bias", zeros))
+    model = open_plan(finish(plan, plan.node("binary_conv", inputs, z, **window.settings())))
+    all_negative = np.full((HEIGHT, WIDTH, 33), -1.0, np.float32)
+    np.testing.assert_array_equal(run(model, x), dots_of(all_negative, second, window, 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_more_pixels_than_one_chunk_of_row_pointers(open_plan: Open, isa: str | None) -> None:
+    random = np.random.default_rng(1)
+    window = Window()
+    x = random.standard_normal((41, 37, 3), np.float32)
+    weights = signs(random, 17, 3, 3, 3)
+    vectors = (np.ones(17, np.float32), np.zeros(17, np.float32))
+    model = open_plan(binary_conv_plan(x, weights, vectors, window, pad_value=0), isa)
+    np.testing.assert_array_equal(run(model, x), dots_of(x, weights, window, 0))
+
+
+def test_binary_conv_clamps(open_plan: Open) -> None:
+    random = np.random.default_rng(2)
+    x = random.standard_normal((HEIGHT, WIDTH, 64), np.float32)
+    weights = signs(random, 9, 3, 3, 64)
+    vectors = (np.ones(9, np.float32), np.zeros(9, np.float32))
+    plan = binary_conv_plan(x, weights, vectors, Window(), minimum=-4.0, maximum=6.0)
+    expected = np.clip(dots_of(x, weights, Window(), 1), -4, 6)
+    np.testing.assert_array_equal(run(open_plan(plan), x), expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_conv_and_binary_weight_conv(
+    open_plan: Open, window: Window, channels: int, isa: str | None
+) -> None:
+    random = np.random.default_rng(channels)
+    filters = CHANNELS[-1 - CHANNELS.index(channels)]
+    x = small_integers(random, HEIGHT, WIDTH, channels)
+    seen = window.patches(x, 0)
+    out = (1, *seen.shape[:2], filters)
+    scale, bias = random.standard_normal((2, filters), np.float32)
+    for op in ("conv", "binary_weight_conv"):
+        plan, tensor = nhwc_plan(x)
+        of_floats = op == "conv"
+        make = small_integers if of_floats else signs
+        weights = make(random, filters, *window.kernel, channels)
+        packed = weights if of_floats else bits.pack(weights)
+        factors = () if of_floats else (plan.constant("scale", scale),)
+        inputs = (tensor, plan.constant("weights", packed), *factors, plan.constant("bias", bias))
+        y = plan.activation("y", out)
+        plan.node(op, inputs, y, **window.settings(), minimum=-20.0, maximum=30.0)
+        sums = np.einsum("hwklc,fklc->hwf", seen, weights)
+        expected = (sums if of_floats else scale * sums) + bias
+        model = open_plan(finish(plan, y), isa)
+        np.testing.assert_array_equal(run(model, x), np.clip(expected, -20, 30))
+        model.close()
+
+
+def one_op(
+    open_plan: Open, op: str, x: NDArray, out: tuple[int, ...], *constants: NDArray, **settings: object
+) -> NDArray[np.float32]:
+    """The output [H, W, C] of a plan with `op` alone on x [H, W, C]."""
+    plan, tensor = nhwc_plan(x)
+    inputs = tuple(plan.constant(f"constant{i}", array) for i, array in enumerate(constants))
+    y = plan.activation("y", (1, *out))
+    return run(open_plan(finish(plan, plan.node(op, (tensor, *inputs), y, **settings))), x)
+
+
+POOLS = {
+    "2x2": Window((2, 2), (2, 2), (0, 0, 0, 0)),
+    "3x3, padded": Window((3, 3), (2, 2), (1, 1, 1, 1)),
+    "3x2, asymmetric": Window((3, 2), (1, 3), (2, 0, 0, 1)),
+    "whole": Window((HEIGHT, WIDTH), (1, 1), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("window", POOLS.values(), ids=POOLS)
+def test_pools(open_plan: Open, window: Window, channels: int) -> None:
+    random = np.random.default_rng(channels)
+    x = small_integers(random, HEIGHT, WIDTH, channels)
+    settings = window.settings() | {"dilations": (0, 0)}
+    inside = window.patches(np.ones_like(x), 0)
+    out = (*inside.shape[:2], channels)
+    largest = window.patches(x, -np.inf).max((2, 3))
+    np.testing.assert_array_equal(one_op(open_plan, "max_pool", x, out, **settings), largest)
+    total = window.patches(x, 0).sum((2, 3))
+    mean = one_op(open_plan, "average_pool", x, out, **settings)
+    np.testing.assert_array_equal(mean, total / inside.sum((2, 3)))
+    mean = one_op(open_plan, "average_pool", x, out, flags=1, **settings)
+    np.testing.assert_array_equal(mean, total / np.float32(window.kernel[0] * window.kernel[1]))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("window", POOLS.values(), ids=POOLS)
+def test_binary_max_pool_is_a_maximum_in_each_direction(
+    open_plan: Open, window: Window, channels: int
+) -> None:
+    random = np.random.default_rng(channels)
+    x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32) + np.float32(0.8)
+    direction = random.choice(np.int8([-1, 1]), channels)
+    x *= direction
+    plan, tensor = nhwc_plan(x)
+    expected = direction * window.patches(direction * bits.sign(x), -np.inf).max((2, 3))
+    y = plan.activation("y", (1, *expected.shape), BITS)
+    inputs = (binarized(plan, tensor), plan.constant("direction", direction))
+    plan.node("binary_max_pool", inputs, y, **window.settings())
+    np.testing.assert_array_equal(run(open_plan(finish(plan, y)), x), expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_binarize_and_unpack(open_plan: Open, channels: int, isa: str | None) -> None:
+    x = np.random.default_rng(channels).standard_normal((HEIGHT, WIDTH, channels), np.float32)
+    x[0, 0, 0], x[0, 1, 0], x[0, 2, 0] = 0.0, -0.0, np.nan
+    plan, tensor = nhwc_plan(x)
+    model = open_plan(finish(plan, binarized(plan, tensor)), isa)
+    np.testing.assert_array_equal(run(model, x), bits.sign(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 130), (33, 31, 1), (40, 37, 3), (6, 11, 65)])
+def test_layouts_are_transposed_and_back(open_plan: Open, shape: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    plan, tensor = nhwc_plan(x)
+    np.testing.assert_array_equal(run(open_plan(finish(plan, tensor)), x), x)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_affine_add_and_clip(open_plan: Open, channels: int) -> None:
+    random = np.random.default_rng(channels)
+    x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32)
+    scale, bias = random.standard_normal((2, channels), np.float32)
+    limits = {"minimum": -0.75, "maximum": 1.25}
+    for settings in ({}, limits):
+        low, high = settings.get("minimum", -np.inf), settings.get("maximum", np.inf)
+        got = one_op(open_plan, "affine", x, x.shape, scale, bias, **settings)
+        np.testing.assert_array_equal(got, np.clip(scale * x + bias, low, high))
+        got = one_op(open_plan, "clip", x, x.shape, **settings)
+        np.testing.assert_array_equal(got, np.clip(x, low, high))
+        plan, tensor = nhwc_plan(x)
+        double = plan.activation("double", (1, *x.shape))
+        plan.node("add", (tensor, tensor), double, **settings)
+        got = run(open_plan(finish(plan, double)), x)
+        np.testing.assert_array_equal(got, np.clip(x + x, low, high))
+
+
+@pytest.mark.parametrize(
+    ("out", "strides", "pads", "offset"),
+    [
+        ((7, 5, 3), (1, 1), (0, 0), 0),
+        ((4, 3, 8), (2, 2), (0, 0), 2),
+        ((9, 8, 2), (1, 1), (1, 2), -1),
+        ((5, 3, 3), (1, 1), (-2, -1), 0),
+        ((2, 2, 4), (3, 4), (1, -6), 9),
+        ((2, 2, 4), (1, 1), (0, 0), -3),
+    ],
+)
+def test_crop_pad(
+    open_plan: Open,
+    out: tuple[int, int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int],
+    offset: int,
+) -> None:
+    x = np.random.default_rng(0).standard_normal((HEIGHT, WIDTH, 3), np.float32)
+    expected = np.zeros(out, np.float32)
+    for index in np.ndindex(*out):
+        row, column = (index[axis] * strides[axis] - pads[axis] for axis in (0, 1))
+        channel = index[2] - offset
+        if 0 <= row < HEIGHT and 0 <= column < WIDTH and 0 <= channel < 3:
+            expected[index] = x[row, column, channel]
+    settings = {"strides": strides, "pads": (*pads, 0, 0), "channel_offset": offset}
+    np.testing.assert_array_equal(one_op(open_plan, "crop_pad", x, out, **settings), expected)
+
+
+@pytest.fixture(scope="module")
+def contracting_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """A compiler told to fuse wherever it can, for a CPU that can."""
+    if platform.machine() == "x86_64" and " fma " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no fused multiply-add")
+    machine = ("-mfma", "-mavx2") if platform.machine() == "x86_64" else ()
+    flags = ("-O3", "-ffp-contract=fast", *machine, "-fPIC", "-shared")
+    output = tmp_path_factory.mktemp("contracting") / "libbindeploy.so"
+    yield load_library(build(output, SOURCES, *flags))
+
+
+def test_scale_and_bias_are_never_fused(contracting_library: ctypes.CDLL, tmp_path: Path) -> None:
+    """With bias = -round(scale * dot) the rounded sum is 0 and the fused one is not."""
+    random = np.random.default_rng(3)
+    x = np.full((1, 1, 64), 3.0, np.float32)
+    scale = random.standard_normal(64).astype(np.float32)
+    dots = np.float32(3)
+    weights = np.ones((64, 1, 1, 64), np.float32)
+    weights[:, 0, 0, :30] = -1
+    window = WINDOWS["1x1"]
+    cases = {}
+    cases["binary_conv"] = binary_conv_plan(x, weights, (scale, -(scale * np.float32(4))), window)
+    weights[:, 0, 0, 0] = 1
+    for op, packed in (("affine", None), ("binary_weight_conv", bits.pack(weights))):
+        plan, tensor = nhwc_plan(x)
+        total = dots if packed is None else np.float32(18)
+        inputs = (() if packed is None else (plan.constant("weights", packed),)) + (
+            plan.constant("scale", scale),
+            plan.constant("bias", -(scale * total)),
+        )
+        y = plan.activation("y", (1, 1, 1, 64))
+        cases[op] = finish(plan, plan.node(op, (tensor, *inputs), y))
+    for op, plan_bytes in cases.items():
+        path = tmp_path / f"{op}.bd"
+        path.write_bytes(plan_bytes)
+        model = Model(contracting_library, path, None)
+        np.testing.assert_array_equal(run(model, x), np.zeros((1, 1, 64)), err_msg=op)
+
+
+def test_description_and_nodes(open_plan: Open, library: ctypes.CDLL) -> None:
+    random = np.random.default_rng(4)
+    x = random.standard_normal((HEIGHT, WIDTH, 65), np.float32)
+    weights = signs(random, 64, 3, 3, 65)
+    vectors = (np.ones(64, np.float32), np.zeros(64, np.float32))
+    plan = binary_conv_plan(x, weights, vectors, Window(), name="layer1.conv")
+    model = open_plan(plan, "scalar")
+    about = model.describe()
+    assert tuple(about.input_shape) == (1, 65, HEIGHT, WIDTH)
+    assert tuple(about.output_shape) == (1, 64, HEIGHT, WIDTH)
+    assert (about.input_name, about.output_name) == (b"input", b"output")
+    assert about.node_count == 4
+    assert about.plan_bytes == len(plan)
+    assert about.weights_bytes == 64 * 9 * 2 * 8
+    node = model.node(BINARY_CONV)
+    assert (node.name, node.op) == (b"layer1.conv", b"binary_conv")
+    assert node.kernel.endswith(b"__scalar")
+    assert model.node(0).kernel == b""
+    assert tuple(node.output_shape) == (1, HEIGHT, WIDTH, 64)
+    run(model, x)
+    assert model.node(BINARY_CONV).nanoseconds == 0
+    library.bd_profile(model.handle, 1)
+    run(model, x)
+    assert model.node(BINARY_CONV).nanoseconds > 0
+
+
+def test_a_run_allocates_nothing(tmp_path: Path) -> None:
+    wrapped = ("malloc", "calloc", "realloc", "aligned_alloc", "posix_memalign", "free", "mmap")
+    wraps = [f"-Wl,--wrap={name}" for name in wrapped]
+    sources = [*SOURCES, str(RUNTIME / "test/count_allocations.c")]
+    program = build(tmp_path / "count_allocations", sources, "-O1", *wraps)
+    path = tmp_path / "model.bd"
+    path.write_bytes(every_op_plan())
+    result = subprocess.run([program, path], check=True, capture_output=True, text=True)
+    load, runs = map(int, result.stdout.split())
+    assert load > 0
+    assert runs == 0

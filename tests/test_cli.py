@@ -1,0 +1,84 @@
+"""Bad input is one line that says what, which, and what would work, with exit status 2."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A folder of files that are not ours."""
+    (tmp_path / "text.onnx").write_text("not a model")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    return tmp_path
+
+
+TRAIN = ("train", "--data", "digits", "--model", "tiny", "--out", "{foreign}/run")
+
+MISUSE = {
+    "dataset": (("train", "--data", "cats", *TRAIN[3:]), "digits"),
+    "model": ((*TRAIN[:4], "huge", *TRAIN[5:]), "resnet20"),
+    "method": ((*TRAIN, "--method", "magic"), "bnn++"),
+    "mode": ((*TRAIN, "--mode", "bwx"), "bwa"),
+    "epochs": ((*TRAIN, "--epochs", "0"), "epochs"),
+    "missing data": (("train", "--data", "cifar10", *TRAIN[3:]), "--data-dir"),
+    "resume nothing": ((*TRAIN, "--resume"), "resume"),
+    "missing run": (("export", "{foreign}/none", "--target", "host", "--out", "{foreign}/o"), "none"),
+    "foreign run": (("export", "{foreign}/folder", "--target", "host", "--out", "{foreign}/o"), "folder"),
+    "foreign model": (
+        ("export", "{foreign}/text.onnx", "--target", "host", "--out", "{foreign}/o"),
+        "text.onnx",
+    ),
+    "target": (("export", "{run}", "--target", "toaster", "--out", "{foreign}/o"), "arm"),
+    "format": (
+        ("export", "{run}", "--target", "host", "--format", "word", "--out", "{foreign}/o"),
+        "runtime",
+    ),
+    "bundle": (("verify", "{foreign}/folder"), "manifest.json"),
+    "bench what": (("bench",), "--kernels"),
+    "shape": (("bench", "--kernels", "--shape", "14x14"), "HxWxCxF"),
+    "isa": (("bench", "--kernels", "--isa", "mmx"), "scalar"),
+    "comparison": (("bench", "{bundle}", "--compare", "abacus"), "onnxruntime"),
+    "transport": (("verify", "{bundle}", "--on", "mars"), "qemu"),
+    "inspect": (("inspect", "{foreign}/text.onnx"), "text.onnx"),
+    "convert": (("convert", "{foreign}/text.onnx", "{foreign}/out.onnx"), "text.onnx"),
+    "option": (("bench", "--speed"), "--speed"),
+    "command": (("fly",), "fly"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "word"), MISUSE.values(), ids=MISUSE)
+def test_misuse_is_one_line_exit_2_and_nothing_written(
+    arguments, word, foreign, digits_run, digits_bundle, command
+):
+    places = {"foreign": foreign, "run": digits_run, "bundle": digits_bundle}
+    before = sorted(foreign.rglob("*"))
+    result = command(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert word in result.stderr.splitlines()[-1]
+    assert [line for line in result.stderr.splitlines() if line.startswith("bindeploy:")] == (
+        result.stderr.splitlines()[-1:]
+    )
+    assert sorted(foreign.rglob("*")) == before
+
+
+def test_an_existing_folder_of_the_user_is_never_replaced(foreign, digits_run, command):
+    result = command("export", digits_run, "--target", "host", "--out", foreign / "folder")
+    assert result.exit_code == 2
+    assert (foreign / "folder" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("listing", ["targets", "methods"])
+def test_listings_are_one_json_object_a_line(listing, command):
+    rows = [json.loads(line) for line in command(listing, "--json").stdout.splitlines()]
+    assert len(rows) >= 5
+    table = command(listing).stdout
+    assert all(row["name"] in table for row in rows)
+
+
+def test_bench_writes_a_page(digits_bundle, tmp_path, command):
+    result = command("bench", digits_bundle, "--runs", 1, "--html", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert "<html" in (tmp_path / "page.html").read_text()

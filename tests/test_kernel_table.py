@@ -1,0 +1,75 @@
+"""The table of kernels, its names and its files agree."""
+
+import re
+
+import pytest
+
+from bindeploy.errors import BindeployError
+from bindeploy.files import resource
+from bindeploy.kernels import KERNELS, Kernel, read
+
+SOURCES = resource("runtime") / "src"
+OUTPUTS = {"bgemm": "i32", "fgemm": "f32", "binarize": "b1"}
+ISAS = ["scalar", "avx2", "avx512", "neon"]
+by_name = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+
+
+def enumerator(name: str) -> int:
+    """A constant of kernel.h."""
+    found = re.search(rf"\b{name} = (\d+)", (SOURCES / "kernel.h").read_text())
+    assert found
+    return int(found[1])
+
+
+@by_name
+def test_a_name_says_what_its_row_says(kernel):
+    tile = f"{kernel.mr}x{kernel.nr}"
+    assert kernel.name == f"bd_{kernel.op}_{kernel.out}_{tile}__{kernel.isa}"
+
+
+@by_name
+def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
+    homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
+    assert homes == [kernel.isa]
+
+
+def defines(path, name: str) -> bool:
+    return re.search(rf"^(void |#define \w+ ){name}\b", path.read_text(), re.MULTILINE) is not None
+
+
+@by_name
+def test_a_tile_fits_the_drivers_buffer(kernel):
+    assert 1 <= kernel.mr <= enumerator("BD_MAX_MR")
+    assert 1 <= kernel.nr <= enumerator("BD_MAX_NR")
+
+
+def test_names_are_unique():
+    assert len({kernel.name for kernel in KERNELS}) == len(KERNELS)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_isa_has_every_op(isa):
+    assert {(kernel.op, kernel.out) for kernel in KERNELS if kernel.isa == isa} == set(
+        OUTPUTS.items()
+    )
+
+
+def test_isas_stand_together_slowest_first():
+    assert list(dict.fromkeys(kernel.isa for kernel in KERNELS)) == ISAS
+    order = [ISAS.index(kernel.isa) for kernel in KERNELS]
+    assert order == sorted(order)
+
+
+def test_rows_keep_the_tables_order():
+    rows = (
+        "BD_KERNEL(bgemm, i32, 4, 8, neon, b)\n#if 1\nBD_KERNEL(fgemm, f32, 1, 2, neon, a)\n#endif"
+    )
+    assert read(rows) == (
+        Kernel("bgemm", "i32", 4, 8, "neon", "b"),
+        Kernel("fgemm", "f32", 1, 2, "neon", "a"),
+    )
+
+
+def test_a_broken_row_is_an_error_that_shows_it():
+    with pytest.raises(BindeployError, match=r"`BD_KERNEL\(bgemm, i32, 4\)` is no row"):
+        read("BD_KERNEL(bgemm, i32, 4)")

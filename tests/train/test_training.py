@@ -1,0 +1,230 @@
+"""Training on the digits: accuracy, resuming, and runs that are missing, foreign or damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bindeploy.errors import BindeployError
+from bindeploy.train import loop, quantizers
+from bindeploy.train import run as runs
+from bindeploy.train.data import load
+from bindeploy.train.evaluate import accuracy
+from bindeploy.train.layers import binary_layers
+from bindeploy.train.loop import train
+from bindeploy.train.quantizers import Quantizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*")
+
+
+def quick(out: Path, **arguments):
+    """Three epochs of a few batches."""
+    defaults = {"limit": 192, "epochs": 3, "progress": False}
+    return train("digits", "tiny", out=out, **{**defaults, **arguments})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    quick(run)
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / runs.MODEL)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupt_after(monkeypatch, epochs: int) -> None:
+    """Press Ctrl-C in the batch that follows `epochs` epochs, counting those of the twin."""
+    written = []
+    write, step = loop._Training._checkpoint, loop.Display.step
+
+    def count(self, phase):
+        write(self, phase)
+        written.append(1)
+
+    def press(self, done, loss):
+        step(self, done, loss)
+        if len(written) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Training, "_checkpoint", count)
+    monkeypatch.setattr(loop.Display, "step", press)
+
+
+def test_tiny_learns_the_digits_hard(tmp_path, capfd):
+    result = train("digits", "tiny", out=tmp_path / "run", epochs=10)
+    assert result["float_accuracy"] >= 0.97
+    assert result["hard_accuracy"] >= 0.95
+    assert (result["epochs"], result["method"], result["mode"]) == (10, "bnn++", "bwa")
+    network, metadata = runs.load_run(tmp_path / "run")
+    assert accuracy(network, load("digits")) == result["hard_accuracy"]
+    assert all(layer.hard for _, layer in binary_layers(network))
+    assert metadata["dataset"]["normalization"]["pixel_max"] == 16
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "binary epoch 10/10" in err and "Lightning" not in err and "GPU" not in err
+
+
+@pytest.mark.parametrize("method, mode", [("bc", "bw"), ("pc", "bwa"), ("bnn", "bw")])
+def test_other_methods_and_modes_train(tmp_path, method, mode):
+    result = quick(tmp_path / "run", method=method, mode=mode, float_twin=False, limit=None)
+    assert result["float_accuracy"] is None
+    assert result["hard_accuracy"] > 0.8
+
+
+def test_hard_and_soft_are_one_where_the_forward_is_sign(tmp_path):
+    result = quick(tmp_path / "run", method="bc", float_twin=False)
+    assert result["hard_accuracy"] == result["soft_accuracy"]
+
+
+def test_a_run_says_what_it_was(finished):
+    description = runs.read_description(finished)
+    assert description["finished"] is True
+    assert description["arguments"]["limit"] == 192
+    assert description["arguments"]["learning_rate"] == 2e-3
+    assert {"bindeploy", "torch", "lightning", "python"} == description["versions"].keys()
+    assert description["dataset"]["input_shape"] == [1, 8, 8]
+    lines = [json.loads(line) for line in (finished / runs.METRICS).read_text().splitlines()]
+    assert [(line["phase"], line["epoch"]) for line in lines] == [
+        *(("float", epoch) for epoch in (1, 2, 3)),
+        *(("binary", epoch) for epoch in (1, 2, 3)),
+    ]
+    assert lines[-1]["hard_accuracy"] == description["hard_accuracy"]
+    assert {"soft_accuracy", "frozen", "loss", "seconds"} <= lines[-1].keys()
+    assert {path.name for path in finished.iterdir()} == set(runs.FILES) - {runs.RESUME}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path, finished):
+    quick(tmp_path / "a", float_twin=False)
+    assert same(weights(tmp_path / "a"), weights(finished))
+    quick(tmp_path / "b", float_twin=False, seed=1)
+    assert not same(weights(tmp_path / "b"), weights(finished))
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 3, 4])
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    tmp_path, finished, monkeypatch, capfd, epochs
+):
+    """Within the first epoch, within the twin, at its end, and within the binary network."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, epochs)
+        with pytest.raises(KeyboardInterrupt):
+            quick(run)
+    assert f"interrupted: `{run}` keeps" in capfd.readouterr().err
+    assert runs.read_description(run)["finished"] is False
+    result = quick(run, resume=True)
+    assert same(weights(run), weights(finished))
+    expected = runs.read_description(finished)
+    for key in ("float_accuracy", "soft_accuracy", "hard_accuracy", "epochs"):
+        assert result[key] == expected[key]
+    assert len((run / runs.METRICS).read_text().splitlines()) == 6
+
+
+def test_an_interrupted_run_is_not_overwritten_and_not_resumed_with_other_arguments(
+    tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            quick(run)
+    with pytest.raises(BindeployError, match="holds an unfinished run: --resume goes on"):
+        quick(run)
+    with pytest.raises(BindeployError, match="started with epochs `3`, not `4`"):
+        quick(run, epochs=4, resume=True)
+    with pytest.raises(BindeployError, match="model.safetensors` is missing"):
+        runs.load_run(run)
+    (run / runs.RESUME).write_bytes(b"damaged")
+    with pytest.raises(BindeployError, match="resume.safetensors` is damaged"):
+        quick(run, resume=True)
+
+
+def test_a_finished_run_is_resumed_to_its_result_and_replaced_by_a_new_one(tmp_path):
+    run = tmp_path / "run"
+    first = quick(run, float_twin=False, epochs=1)
+    assert quick(run, float_twin=False, epochs=1, resume=True) == first
+    assert quick(run, float_twin=False, epochs=1, seed=1)["seed"] == 1
+
+
+def test_a_quantizer_of_ones_own_is_trained_and_loaded(tmp_path):
+    own = Quantizer("own", quantizers.sign, quantizers.clip_mask)
+    quick(tmp_path / "run", method=own, float_twin=False, epochs=1)
+    _, metadata = runs.load_run(tmp_path / "run")
+    assert metadata["arguments"]["method"] == "own"
+
+
+def test_bfloat16_trains_and_is_evaluated_hard_in_float32(tmp_path):
+    result = quick(tmp_path / "run", precision="bfloat16", float_twin=False)
+    network, _ = runs.load_run(tmp_path / "run")
+    assert accuracy(network, load("digits")) == result["hard_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"epochs": 0}, "epochs `0`"),
+        ({"limit": 1}, "limit `1`"),
+        ({"batch_size": 1}, "batch size `1`"),
+        ({"learning_rate": 0.0}, "learning rate `0.0`"),
+        ({"method": "x"}, "unknown method `x`"),
+        ({"mode": "x"}, "unknown mode `x`"),
+        ({"precision": "x"}, "unknown precision `x`: choose from auto, float32, bfloat16"),
+        ({"resume": True}, "is no run"),
+    ],
+)
+def test_misuse_is_refused_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(BindeployError, match=message):
+        quick(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_too_large_for_the_images_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BindeployError, match="unknown model `x`"):
+        train("digits", "x", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(BindeployError, match="was not written by bindeploy"):
+        quick(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "is no run"),
+        ("{", "run.json` is damaged"),
+        ("[]", "was not written by bindeploy"),
+        ('{"arguments": {}, "dataset": {}}', "model.safetensors` is missing"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / runs.DESCRIPTION).write_text(content)
+    with pytest.raises(BindeployError, match=message) as caught:
+        runs.load_run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_one_line(tmp_path, finished):
+    (tmp_path / runs.DESCRIPTION).write_bytes((finished / runs.DESCRIPTION).read_bytes())
+    for tensors in ({"x": torch.zeros(1)}, weights(finished) | {"fc.bias": torch.zeros(3)}):
+        runs.write_tensors(tmp_path / runs.MODEL, tensors)
+        with pytest.raises(BindeployError, match="does not fit its model") as caught:
+            runs.load_run(tmp_path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / runs.MODEL).write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(BindeployError, match="model.safetensors` is damaged"):
+        runs.load_run(tmp_path)
