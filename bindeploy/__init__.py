@@ -3,7 +3,6 @@
 The public names, each imported when first used, so that `import bindeploy` is instant:
 
 - `binarize(model, method="bnn++", mode="bwa")`: binary layers in any torch module
-- `convert(model)`: latent weights of an ONNX model to packed sign bits
 - `export(source, target, out)`: a run or an ONNX file to a `Bundle`
 - `Session(path)`: run a model here, with onnxruntime's interface
 - `Target`, `Bundle`: what is built for, and what is built
@@ -17,20 +16,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bindeploy.bundle import Bundle
     from bindeploy.bundle import from_source as export
-    from bindeploy.convert.pipeline import convert
     from bindeploy.session import Session
     from bindeploy.target import Target
-    from bindeploy.train.binarize import binarize
+    from bindeploy.train.layers import binarize
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Session", "Target", "__version__", "binarize", "convert", "export"]
+__all__ = ["Bundle", "Session", "Target", "__version__", "binarize", "export"]
 
 _HOMES = {
     "Bundle": ("bindeploy.bundle", "Bundle"),
     "Session": ("bindeploy.session", "Session"),
     "Target": ("bindeploy.target", "Target"),
-    "binarize": ("bindeploy.train.binarize", "binarize"),
-    "convert": ("bindeploy.convert.pipeline", "convert"),
+    "binarize": ("bindeploy.train.layers", "binarize"),
     "export": ("bindeploy.bundle", "from_source"),
 }
 

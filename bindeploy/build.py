@@ -64,8 +64,7 @@ def build(
     """Compile the runtime for `target` into the folder `out`; return how, for a manifest.
 
     `out` gets `bin/bd_bench`, `lib/libbindeploy.a` and `include/bindeploy.h`, all of them or none;
-    for a target whose toolchain is `installed`, only the `bin/bd_bench` of this installation, if it
-    has one. `sources` is a folder laid out like `runtime/`, which it is by default; `progress` gets
+    for a target whose toolchain is `installed`, those of this installation. `sources` is a folder laid out like `runtime/`, which it is by default; `progress` gets
     lines in words.
 
     The record has `compiler`, `flags` and, where something is left out, `note`. Raises
@@ -120,10 +119,12 @@ def _named_compiler(name: str, link_flags: tuple[str, ...] = ()) -> Compiler:
 
 
 def _build_here(sources: Path, out: Path, tell: Progress) -> Record:
-    """`bin/bd_bench` of this installation; else all, compiled here; else nothing, in words."""
-    installed = installed_program()
-    if installed:
-        _place(installed, out / PROGRAM)
+    """What is installed; else all, compiled here; else nothing, in words."""
+    program, library = installed(PROGRAM), installed(LIBRARY)
+    if program and library:
+        _place(program, out / PROGRAM)
+        _place(library, out / LIBRARY)
+        _place(sources / HEADER, out / HEADER)
         return {"compiler": "installed", "flags": []}
     name = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if name is None:
@@ -182,14 +183,14 @@ def _run(command: Sequence[str | Path], folder: Path, what: str) -> None:
     raise BindeployError(f"`{what}` does not build: {first.strip()} (all messages: {log.name})")
 
 
-def installed_program() -> Path | None:
-    """The `bd_bench` of this installation: in the package, or where an editable one put it."""
+def installed(name: str) -> Path | None:
+    """File `name` of this installation: in the package, or where an editable one put it."""
     try:
         files = importlib.metadata.files("bindeploy") or []
     except importlib.metadata.PackageNotFoundError:
         files = []
-    elsewhere = [Path(str(file.locate())) for file in files if file.as_posix().endswith(PROGRAM)]
-    return next((path for path in (PACKAGE / PROGRAM, *elsewhere) if path.is_file()), None)
+    elsewhere = [Path(str(file.locate())) for file in files if file.as_posix().endswith(name)]
+    return next((path for path in (PACKAGE / name, *elsewhere) if path.is_file()), None)
 
 
 def _place(source: Path, destination: Path) -> None:

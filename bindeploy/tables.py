@@ -123,10 +123,11 @@ def verify(result: Row, out: Console) -> None:
     """One row an engine: are the integers, logits and classes those of the reference?"""
 
     def cells(engine: Row) -> list[str]:
+        off = engine["max_logit_difference"]
         return [
             engine["name"],
             "equal" if engine["integers_equal"] else "DIFFER",
-            f"{engine['max_logit_difference']:.1e}",
+            "-" if off is None else f"{off:.1e}",
             "equal" if engine["classes_equal"] else "DIFFER",
             engine.get("difference") or engine.get("note") or "",
         ]

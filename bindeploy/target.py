@@ -13,6 +13,8 @@ from bindeploy.files import resource
 
 FAMILIES = ("linux", "baremetal", "gpu", "wasm")
 TOOLCHAINS = ("installed", "zig", "cc")
+EMULATOR = "qemu-"
+"""How every `run` begins: a bundle from elsewhere names its emulator, not any command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,4 +120,8 @@ def _check_words(target: Target, where: str) -> None:
     if needed and not getattr(target, needed):
         raise BindeployError(
             f"`{where}`: key `{needed}` is missing: toolchain `{target.toolchain}` compiles by it"
+        )
+    if target.run and not target.run.startswith(EMULATOR):
+        raise BindeployError(
+            f"`{where}`: `run` is `{target.run}`: it names an emulator, as in qemu-aarch64"
         )

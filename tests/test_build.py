@@ -147,7 +147,7 @@ def test_zig_is_preferred_and_the_named_compiler_is_next(monkeypatch, tmp_path):
 def test_the_host_without_program_and_compiler_goes_without_and_says_so(
     monkeypatch, empty_path, sources, tmp_path
 ):
-    monkeypatch.setattr(building, "installed_program", lambda: None)
+    monkeypatch.setattr(building, "installed", lambda name: None)
     lines = []
     record = build(load("host"), tmp_path / "out", sources=sources, progress=lines.append)
     assert "no C compiler is on PATH" in str(record["note"])
@@ -157,7 +157,7 @@ def test_the_host_without_program_and_compiler_goes_without_and_says_so(
 
 @needs_gcc
 def test_the_host_without_program_compiles_one(monkeypatch, sources, tmp_path):
-    monkeypatch.setattr(building, "installed_program", lambda: None)
+    monkeypatch.setattr(building, "installed", lambda name: None)
     build(load("host"), tmp_path / "out", sources=sources)
     assert printed(tmp_path / "out" / PROGRAM) == "42\n"
 
@@ -166,7 +166,7 @@ def test_the_host_uses_the_installed_program(monkeypatch, sources, tmp_path):
     installed = tmp_path / "bd_bench"
     installed.write_text("#!/bin/sh\necho installed\n")
     installed.chmod(0o755)
-    monkeypatch.setattr(building, "installed_program", lambda: installed)
+    monkeypatch.setattr(building, "installed", lambda name: installed)
     record = build(load("host"), tmp_path / "out", sources=sources)
     assert printed(tmp_path / "out" / PROGRAM) == "installed\n"
     assert record["compiler"] == "installed"

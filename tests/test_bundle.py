@@ -401,9 +401,39 @@ def test_an_onnx_file_becomes_a_bundle_with_vectors_of_stock_onnxruntime(packed,
     assert verify(bundle)["ok"]
 
 
+def with_margins(monkeypatch, clear: set[int]) -> None:
+    """Let only these candidates be clear of ties."""
+
+    def margins(model, inputs):
+        return np.array([1.0 if index in clear else 1e-9 for index in range(len(inputs))])
+
+    monkeypatch.setattr("bindeploy.convert.golden.margins", margins)
+
+
+def test_candidates_with_ties_are_passed_over_and_counted(packed, tmp_path, monkeypatch):
+    with_margins(monkeypatch, {3, 4, 60})
+    golden = from_source(packed, "host", tmp_path / "out", format="onnx").golden
+    assert len(golden.inputs) == 3
+    assert golden.skipped == 58
+
+
+def test_a_model_without_clear_candidates_is_refused(packed, tmp_path, monkeypatch):
+    with_margins(monkeypatch, set())
+    with pytest.raises(BindeployError, match="no golden vectors: each of 64 images has a float"):
+        from_source(packed, "host", tmp_path / "out", format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_onnx_model_in_memory_becomes_a_bundle(packed, tmp_path):
     bundle = from_source(packed, load("host"), tmp_path / "out", format="onnx")
     assert bundle.layers == INTEGER_SHAPES
+
+
+def test_a_model_whose_image_size_is_open_is_refused(packed, tmp_path):
+    model = packed.clone()
+    model.graph.inputs[0].shape = ir.Shape(["N", CHANNELS, "height", "width"])
+    with pytest.raises(BindeployError, match="one input, all but its first size fixed.*`image`"):
+        from_source(model, "host", tmp_path / "out")
 
 
 def test_an_unknown_format_lists_those_there_are(packed, tmp_path):

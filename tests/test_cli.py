@@ -23,7 +23,7 @@ MISUSE = {
     "mode": ((*TRAIN, "--mode", "bwx"), "bwa"),
     "epochs": ((*TRAIN, "--epochs", "0"), "epochs"),
     "missing data": (("train", "--data", "cifar10", *TRAIN[3:]), "--data-dir"),
-    "resume nothing": ((*TRAIN, "--resume"), "resume"),
+    "resume nothing": ((*TRAIN, "--resume"), "run.json"),
     "missing run": (("export", "{foreign}/none", "--target", "host", "--out", "{foreign}/o"), "none"),
     "foreign run": (("export", "{foreign}/folder", "--target", "host", "--out", "{foreign}/o"), "folder"),
     "foreign model": (

@@ -53,6 +53,7 @@ WRONG = {
     "text for a list": ('cflags = "-O2"', "`cflags` must be a list of texts"),
     "list of numbers": ("cflags = [3]", "`cflags` must be a list of texts"),
     "unknown family": ('family = "toaster"', "unknown family `toaster`: choose from linux"),
+    "run that is no emulator": ('run = "sh -c"', "names an emulator"),
     "unknown toolchain": ('toolchain = "make"', "unknown toolchain `make`: choose from"),
     "toolchain without its key": ('toolchain = "zig"', "`triple` is missing"),
     "not TOML": ("title", "is not TOML"),

@@ -81,32 +81,31 @@ def _read_source(source: Path | str | ir.Model) -> _Source:
 
 
 def _from_run(run: Path) -> _Source:
-    to_onnx = _exporter(run)
-    exported = to_onnx.from_run(run)
+    exported = _export(run)
     record = json.loads((run / RUN).read_text(encoding="utf-8"))
     return _Source(
         exported.model,
         exported.candidates,
         exported.evaluate,
-        f"torch {version('torch')}",
+        f"torch {version('torch').partition('+')[0]}",
         {"source": run.name, "run": record},
     )
 
 
-def _exporter(run: Path) -> Any:
-    """The exporter of runs, which alone needs torch."""
+def _export(run: Path) -> Any:
+    """A run as `train.to_onnx` exports it: `model`, `candidates` and `evaluate`."""
     if not (run / RUN).is_file():
         raise BindeployError(
             f"`{run}` is no run (it has no {RUN}): give a folder that train --out wrote, "
             "or an ONNX file"
         )
     try:
-        from bindeploy.train import to_onnx
-    except ImportError as error:
+        from bindeploy.train.to_onnx import from_run
+    except ModuleNotFoundError as error:
         raise BindeployError(
             f"run `{run}` needs `{error.name}`: pip install 'bindeploy[train]'"
         ) from error
-    return to_onnx
+    return from_run(run)
 
 
 def _from_model(model: ir.Model, provenance: dict[str, object]) -> _Source:
@@ -126,7 +125,7 @@ def _input_shape(model: ir.Model) -> tuple[int, ...]:
     """The shape of one image."""
     inputs = [value for value in model.graph.inputs if value.const_value is None]
     sizes = list(inputs[0].shape or [])[1:] if len(inputs) == 1 else []
-    if not sizes or not all(isinstance(size, int) for size in sizes):
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         found = ", ".join(f"`{value.name}` {value.shape}" for value in inputs) or "none"
         raise BindeployError(
             f"the model must have one input, all but its first size fixed; it has {found}"
@@ -140,13 +139,22 @@ def _record(
     evaluate: Callable[[NDArray[np.float32]], Results],
     engine: str,
 ) -> Golden:
-    from bindeploy.convert.golden import select
+    """Golden vectors of the first candidates that are clear of ties, up to `GOLDEN_COUNT`.
 
-    chosen = select(latent, candidates, min(GOLDEN_COUNT, len(candidates)))
-    inputs = candidates[chosen]
-    logits, integers = evaluate(inputs)
+    A large network with float sums has many floats that may come close to zero, and so few clear
+    candidates; one is enough.
+    """
+    from bindeploy.convert.golden import MARGIN, margins
+
+    chosen = np.flatnonzero(margins(latent, candidates) >= MARGIN)[:GOLDEN_COUNT]
+    if not len(chosen):
+        raise BindeployError(
+            f"no golden vectors: each of {len(candidates)} images has a float within {MARGIN} of "
+            "the zero where it is binarized, so engines may differ: train with another --seed"
+        )
+    logits, integers = evaluate(candidates[chosen])
     skipped = int(chosen[-1]) + 1 - len(chosen)
-    return Golden(inputs, logits, integers, engine, skipped)
+    return Golden(candidates[chosen], logits, integers, engine, skipped)
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
     if path.is_file():
         return cost(pipeline.load(path))
     if (path / RUN).is_file():
-        return cost(pipeline.convert(_exporter(path).from_run(path).model))
+        return cost(pipeline.convert(_export(path).model))
     bundle = Bundle.open(path)
     report = cost(pipeline.load(bundle.model))
     file = bundle.plan if bundle.plan.is_file() else bundle.model

@@ -43,7 +43,8 @@ def verify(
     are equal bit for bit, its logits lie within `LOGIT_TOLERANCE` and its classes are equal.
 
     With `on`, the name of a transport, that one must run. Raises `BindeployError` if it cannot, and
-    for damaged golden vectors.
+    for damaged golden vectors. A bundle brings a program and the command of its emulator, and both
+    are started: verify bundles of people you trust.
     """
     tell = progress or (lambda line: None)
     if on is not None:

@@ -32,7 +32,8 @@ class BatchNormalization:
 def read(node: ir.Node) -> BatchNormalization | None:
     """The numbers of a node in inference mode with constant parameters; None for any other node.
 
-    Raises BindeployError, naming the node, when a parameter is not finite or a variance is negative.
+    Raises BindeployError, naming the node, when a parameter is not finite or a variance is
+    negative.
     """
     if node.domain != "" or node.op_type != "BatchNormalization" or not one_output(node):
         return None
@@ -49,8 +50,8 @@ def read(node: ir.Node) -> BatchNormalization | None:
         slope = gamma / np.sqrt(var + epsilon)
     if not all(np.isfinite(array).all() for array in (slope, mean, beta)):
         raise BindeployError(
-            f"node `{node.name}` normalizes by numbers that are not finite: retrain it, or drop its "
-            "dead channels"
+            f"node `{node.name}` normalizes by numbers that are not finite: retrain it, or drop "
+            "its dead channels"
         )
     return BatchNormalization(node, slope, mean, beta)
 

@@ -1,7 +1,7 @@
 """The dialect: every op of the domains `bindeploy` (packed bits) and `bindeploy.latent`, once.
 
-One row of `OPS` gives an op its schema, its body in standard operators, its numpy meaning, its output
-type and its checks. Importing this module registers the schemas, so `onnx.checker` and
+One row of `OPS` gives an op its schema, its body in standard operators, its numpy meaning, its
+output type and its checks. Importing this module registers the schemas, so `onnx.checker` and
 `onnx.shape_inference` know the ops.
 """
 
@@ -250,7 +250,9 @@ def _schema(op: Op) -> OpSchema:
         for name in op.inputs
     ]
     attributes = [
-        OpSchema.Attribute(name, OpSchema.AttrType[ATTRIBUTE_TYPES[name].name], required=True)
+        OpSchema.Attribute(
+            name, getattr(OpSchema.AttrType, ATTRIBUTE_TYPES[name].name), required=True
+        )
         for name in op.attributes
     ]
     outputs = [OpSchema.FormalParameter("y", "tensor(float)")]

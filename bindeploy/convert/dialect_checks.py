@@ -1,7 +1,7 @@
 """What a dialect node must keep: each check raises BindeployError naming the node.
 
-Constants are judged where they are constant (packed ops demand it); activations where their type and
-shape are known.
+Constants are judged where they are constant (packed ops demand it); activations where their type
+and shape are known.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The dialect in standard ONNX operators: one traced body for each op.
 
 A body is carried in the file as a model-local function, so an engine that knows nothing of the
-dialect runs it. `op` is onnxscript's builder; `ref` holds references to the function's attributes.
-The float convolution of +-1 values is exact below 2^24; it passes through an int32 Cast before scale
-and bias, so the integer is explicit and no optimizer can fold the scale into the +-1 weights.
+dialect runs it. `op` is onnxscript's builder; `ref` holds references to the function's
+attributes. The float convolution of +-1 values is exact below 2^24; it passes through an int32
+Cast before scale and bias, so the integer is explicit and no optimizer can fold the scale into
+the +-1 weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Value = ir.Value
 Attributes = Mapping[str, ir.Attr]
 
 
-def _constant(op: Any, array: np.ndarray) -> Value:
+def _constant(op: Any, array: np.ndarray | np.generic) -> Value:
     return op.Constant(value=ir.tensor(array))
 
 
@@ -41,7 +42,7 @@ def _sign(op: Any, values: Value) -> Value:
 
 
 def _unpack(op: Any, ref: Attributes, bits: Value, leading: int) -> Value:
-    """+-1 floats [..., channels] of packed rows u8 [..., bytes] with `leading` axes before the row."""
+    """+-1 floats [..., channels] of rows u8 [..., bytes] with `leading` axes before the row."""
     shifts = _constant(op, np.arange(8, dtype=np.uint8))
     shifted = op.BitShift(op.Unsqueeze(bits, _axes(op, -1)), shifts, direction="RIGHT")
     ones = op.BitwiseAnd(shifted, _constant(op, np.uint8(1)))

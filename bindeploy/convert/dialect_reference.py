@@ -1,12 +1,13 @@
 """The dialect in numpy: every dot product by xor and popcount on packed rows.
 
-This is the second opinion on the function bodies: nothing here convolves floats, except the ops whose
-input stays float. Arrays come as the ONNX nodes hand them, NCHW and float32.
+This is the second opinion on the function bodies: nothing here convolves floats, except the ops
+whose input stays float. Arrays come as the ONNX nodes hand them, NCHW and float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,11 @@ def _output_size(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 def _taps(
-    height: int, width: int, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
-    """Every tap (row, column) of a window, with the pixels it reads in a padded [height, width]."""
-    rows = _output_size(height, kernel[0], strides[0], dilations[0])
-    columns = _output_size(width, kernel[1], strides[1], dilations[1])
+    """Every tap (row, column) of a window, with the pixels it reads in a padded image of `size`."""
+    rows = _output_size(size[0], kernel[0], strides[0], dilations[0])
+    columns = _output_size(size[1], kernel[1], strides[1], dilations[1])
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             top, left = row * dilations[0], column * dilations[1]
@@ -61,7 +62,7 @@ def _image_integers(
     rows, filters = _words(packed.pack(padded)), _words(bits)
     kernel = bits.shape[1:3]
     total: Array = np.zeros((), np.int32)
-    for row, column, pixels in _taps(*padded.shape[:2], kernel, strides, dilations):
+    for row, column, pixels in _taps(padded.shape[:2], kernel, strides, dilations):
         dots = packed.dot(rows[pixels][:, :, None], filters[:, row, column], channels)
         total = total + dots * inside[pixels][..., None]
     return total.astype(np.int32)
@@ -114,51 +115,70 @@ def _per_channel(vector: Array) -> Array:
     return vector[:, None, None]
 
 
-def binary_conv2d(x, bits, scale, bias, **geometry):
+def binary_conv2d(x: Array, bits: Array, scale: Array, bias: Array, **geometry: Any) -> Array:
     dot = convolution_integers(x, bits, **geometry)
     return affine(dot, _per_channel(scale), _per_channel(bias))
 
 
-def binary_conv2d_threshold(x, bits, threshold, direction, **geometry):
+def binary_conv2d_threshold(
+    x: Array, bits: Array, threshold: Array, direction: Array, **geometry: Any
+) -> Array:
     dot = convolution_integers(x, bits, **geometry)
     return compare(dot, _per_channel(threshold), _per_channel(direction))
 
 
-def binary_linear(x, bits, scale, bias, channels):
+def binary_linear(x: Array, bits: Array, scale: Array, bias: Array, channels: int) -> Array:
     return affine(linear_integers(x, bits, channels=channels), scale, bias)
 
 
-def binary_linear_threshold(x, bits, threshold, direction, channels):
+def binary_linear_threshold(
+    x: Array, bits: Array, threshold: Array, direction: Array, channels: int
+) -> Array:
     return compare(linear_integers(x, bits, channels=channels), threshold, direction)
 
 
 def binary_weight_conv2d(
-    x, bits, scale, bias, channels, group, strides, pads, dilations, pad_value
-):
+    x: Array,
+    bits: Array,
+    scale: Array,
+    bias: Array,
+    channels: int,
+    group: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    pad_value: float,
+) -> Array:
     """The sum of +-x over the window is taken in float64 and rounded once."""
     pixels = np.moveaxis(x, 1, -1).reshape(x.shape[0], *x.shape[2:], group, channels)
     padded = np.moveaxis(_pad(np.moveaxis(pixels, 3, 1), pads, pad_value), 1, 3)
     weight = packed.unpack(bits, channels).astype(np.float64)
     weight = weight.reshape(group, -1, *weight.shape[1:])
     dot: Array = np.zeros(())
-    for row, column, window in _taps(*padded.shape[1:3], bits.shape[1:3], strides, dilations):
+    for row, column, window in _taps(padded.shape[1:3], bits.shape[1:3], strides, dilations):
         taps = padded[:, *window].astype(np.float64)
         dot = dot + np.einsum("nhwgc,gfc->ngfhw", taps, weight[:, :, row, column])
     dot = dot.reshape(dot.shape[0], -1, *dot.shape[3:])
     return affine(dot, _per_channel(scale), _per_channel(bias))
 
 
-def binary_weight_linear(x, bits, scale, bias, channels):
+def binary_weight_linear(x: Array, bits: Array, scale: Array, bias: Array, channels: int) -> Array:
     """The sum of +-x is taken in float64 and rounded once."""
     weight = packed.unpack(bits, channels).astype(np.float64)
     return affine(x.astype(np.float64) @ weight.T, scale, bias)
 
 
-def binary_max_pool2d(x, direction, kernel_shape, strides, pads):
+def binary_max_pool2d(
+    x: Array,
+    direction: Array,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+) -> Array:
     """The pool of signs is an OR: of the +1 where direction is 1, of the -1 where it is -1."""
     wanted = np.moveaxis((x >= 0) == _per_channel(direction > 0), 1, -1)
     padded = _pad(wanted, pads, False)
-    windows = _taps(*padded.shape[1:3], kernel_shape, strides, (1, 1))
+    windows = _taps(padded.shape[1:3], kernel_shape, strides, (1, 1))
     found = np.any([padded[:, *pixels] for _, _, pixels in windows], axis=0)
     return np.moveaxis(np.where(found, direction, -direction), -1, 1).astype(np.float32)
 
@@ -168,23 +188,27 @@ def pack_filters(weight: Array) -> NDArray[np.uint8]:
     return packed.pack(np.moveaxis(weight, 1, -1))
 
 
-def latent_binary_conv2d(x, weight, scale, bias, **geometry):
+def latent_binary_conv2d(
+    x: Array, weight: Array, scale: Array, bias: Array, **geometry: Any
+) -> Array:
     bits = pack_filters(weight)
     return binary_conv2d(x, bits, scale, bias, channels=weight.shape[1], **geometry)
 
 
-def latent_binary_weight_conv2d(x, weight, scale, bias, **geometry):
+def latent_binary_weight_conv2d(
+    x: Array, weight: Array, scale: Array, bias: Array, **geometry: Any
+) -> Array:
     bits = pack_filters(weight)
     return binary_weight_conv2d(x, bits, scale, bias, channels=weight.shape[1], **geometry)
 
 
-def latent_binary_linear(x, weight, scale, bias):
+def latent_binary_linear(x: Array, weight: Array, scale: Array, bias: Array) -> Array:
     return binary_linear(x, pack_filters(weight), scale, bias, channels=weight.shape[1])
 
 
-def latent_binary_weight_linear(x, weight, scale, bias):
+def latent_binary_weight_linear(x: Array, weight: Array, scale: Array, bias: Array) -> Array:
     return binary_weight_linear(x, pack_filters(weight), scale, bias, channels=weight.shape[1])
 
 
-def binary_sign(x):
+def binary_sign(x: Array) -> Array:
     return packed.sign(x)

@@ -1,7 +1,7 @@
 """Output types of the dialect's ops, for `onnx.shape_inference`.
 
-Every output is float32; a dimension that is unknown or symbolic stays so. Wrong shapes are not judged
-here: `dialect.verify` does that, with the node's name.
+Every output is float32; a dimension that is unknown or symbolic stays so. Wrong shapes are not
+judged here: `dialect.verify` does that, with the node's name.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _dimensions(context: Any, index: int) -> list[Dimension] | None:
     ]
 
 
-def _integers(context: Any, name: str) -> list[int]:
-    attribute: AttributeProto = context.get_attribute(name)
-    return list(attribute.ints)
+def _integers(context: Any, name: str, absent: list[int]) -> list[int]:
+    attribute: AttributeProto | None = context.get_attribute(name)
+    return absent if attribute is None else list(attribute.ints)
 
 
 def _set_output(context: Any, shape: Sequence[Dimension] | None) -> None:
@@ -46,43 +46,50 @@ def _windows(
 
 def _image(
     context: Any, x: list[Dimension], filters: Dimension, kernel: Sequence[Dimension]
-) -> list[Dimension]:
-    strides, pads = _integers(context, "strides"), _integers(context, "pads")
-    attribute = context.get_attribute("dilations")
-    dilations = list(attribute.ints) if attribute is not None else [1, 1]
+) -> None:
+    strides, pads = _integers(context, "strides", [1, 1]), _integers(context, "pads", [0] * 4)
+    dilations = _integers(context, "dilations", [1, 1])
+    if [len(part) for part in (x, kernel, strides, pads, dilations)] != [4, 2, 2, 4, 2]:
+        _set_output(context, None)
+        return
     sizes = [
         _windows(x[2 + axis], kernel[axis], strides[axis], pads[axis] + pads[axis + 2], dilation)
         for axis, dilation in enumerate(dilations)
     ]
-    return [x[0], filters, *sizes]
+    _set_output(context, [x[0], filters, *sizes])
 
 
 def packed_convolution(context: Any) -> None:
     """x [N,C,H,W], bits [F,KH,KW,bytes] -> [N,F,H',W']."""
     x, bits = _dimensions(context, 0), _dimensions(context, 1)
-    known = x is not None and bits is not None
-    _set_output(context, _image(context, x, bits[0], bits[1:3]) if known else None)  # type: ignore
+    if x and bits:
+        _image(context, x, bits[0], bits[1:3])
+    else:
+        _set_output(context, None)
 
 
 def latent_convolution(context: Any) -> None:
     """x [N,C,H,W], weight [F,C/group,KH,KW] -> [N,F,H',W']."""
     x, weight = _dimensions(context, 0), _dimensions(context, 1)
-    known = x is not None and weight is not None
-    _set_output(context, _image(context, x, weight[0], weight[2:]) if known else None)  # type: ignore
+    if x and weight:
+        _image(context, x, weight[0], weight[2:])
+    else:
+        _set_output(context, None)
 
 
 def linear(context: Any) -> None:
     """x [...,C], bits [F,bytes] or weight [F,C] -> [...,F]."""
     x, weight = _dimensions(context, 0), _dimensions(context, 1)
-    known = x is not None and weight is not None
-    _set_output(context, [*x[:-1], weight[0]] if known else None)  # type: ignore
+    _set_output(context, [*x[:-1], weight[0]] if x and weight else None)
 
 
 def pool(context: Any) -> None:
-    """x [N,C,H,W] -> [N,C,H',W']."""
-    x = _dimensions(context, 0)
-    kernel = _integers(context, "kernel_shape")
-    _set_output(context, None if x is None else _image(context, x, x[1], kernel))
+    """x [N,C,H,W], direction [C] -> [N,C,H',W']."""
+    x, direction = _dimensions(context, 0), _dimensions(context, 1)
+    if x and direction:
+        _image(context, x, direction[0], _integers(context, "kernel_shape", []))
+    else:
+        _set_output(context, None)
 
 
 def same(context: Any) -> None:

@@ -14,7 +14,6 @@ from onnx_ir.passes import InPlacePass, PassResult
 from bindeploy.convert import constants, dialect
 from bindeploy.convert.sign_flow import one_output, only_signs_are_read
 
-
 SIGN = (dialect.LATENT, "BinarySign")
 GIVE_SIGNS = frozenset(
     {SIGN, (dialect.DOMAIN, "BinaryMaxPool2d")}

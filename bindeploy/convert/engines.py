@@ -23,7 +23,7 @@ Run = Callable[[NDArray[np.float32]], Sequence[NDArray]]
 
 
 def run_onnxruntime(model: ir.Model, x: NDArray[np.float32]) -> tuple[NDArray, Integers]:
-    """Logits [N, ...] and the int32 integers of every binarizing layer by node name, for x [N, ...]."""
+    """Logits [N, ...], and the integers of every binarizing layer by node name, for x [N, ...]."""
     proto, names = with_integers(model)
     return _named(_in_batches(onnxruntime_run(proto), proto, x), names)
 
@@ -55,7 +55,7 @@ def onnxruntime_run(proto: onnx.ModelProto) -> Run:
 
 
 def _in_batches(run: Run, proto: onnx.ModelProto, x: NDArray[np.float32]) -> list[NDArray]:
-    """Every output for all of `x`, in batches of the size the model was made for, if it fixes one."""
+    """Every output for all of `x`, in batches of the size that the model fixes, if it does."""
     fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     batches = [x] if not fixed else np.split(x, range(fixed, len(x), fixed))
     return [np.concatenate(arrays) for arrays in zip(*map(run, batches), strict=True)]

@@ -14,7 +14,7 @@ from bindeploy.convert.name_layers import NameLayers
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the unconverted graph: the rule that binarized it, or the reason it stayed float.
+    """A layer of the unconverted graph: the rule that binarized it, or why it stayed float.
 
     `op`, `macs` (for one image) and `bytes` (of its constants) are those after conversion.
     """
@@ -29,7 +29,7 @@ class Layer:
 
 
 def explain(before: ir.Model, after: ir.Model) -> list[Layer]:
-    """One entry for each Conv, Gemm, MatMul, latent and packed layer of `before`, in graph order."""
+    """An entry for each Conv, Gemm, MatMul, latent and packed layer of `before`, in order."""
     before = before.clone()
     NameLayers()(before)
     costs = {row["name"]: row for row in inspect(after)["layers"]}
@@ -67,7 +67,7 @@ def _rule(node: ir.Node, converted: dict[str | None, ir.Node]) -> str:
 
 
 def _normalization_after(node: ir.Node) -> str | None:
-    """The name of the first batch normalization on the layer's way, as long as the way does not fork."""
+    """The name of the first batch normalization after the layer, before its way forks."""
     uses = node.outputs[0].uses()
     while len(uses) == 1:
         ((reader, _),) = uses

@@ -47,7 +47,8 @@ def _pack(graph: ir.Graph, node: ir.Node) -> None:
     for name, array in zip(("weight", "scale", "bias"), arrays, strict=True):
         if array is None:
             raise BindeployError(
-                f"node `{node.name}` computes its `{name}` from the input: only constants are packed"
+                f"node `{node.name}` computes its `{name}` from the input: only constants are "
+                "packed"
             )
     weight, scale, bias = arrays
     assert weight is not None and scale is not None and bias is not None

@@ -1,7 +1,7 @@
 """Pass: a binary layer whose output is read only by sign becomes an integer comparison.
 
-The accumulator d of a layer with K inputs is an integer of [-K, K] (a tap in a 0 pad makes it smaller,
-never larger), and what is binarized is a function of d alone:
+The accumulator d of a layer with K inputs is an integer of [-K, K] (a tap in a 0 pad makes it
+smaller, never larger), and what is binarized is a function of d alone:
 
     f(d) = ((scale * d + bias) - mean) * slope + beta,   slope = gamma / sqrt(var + epsilon)
 

@@ -21,9 +21,9 @@ MARGIN = 1e-5
 def margins(model: ir.Model, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
     """[N]: for each image the smallest non-zero |x| over all floats x that a binarizing op reads.
 
-    Infinity for an image all of whose binarized floats are zero. onnxruntime runs the model, one image
-    at a time, with those floats as outputs; any stage of the conversion will do, and the unconverted
-    graph has the most floats.
+    Infinity for an image all of whose binarized floats are zero. onnxruntime runs the model, one
+    image at a time, with those floats as outputs; any stage of the conversion will do, and the
+    unconverted graph has the most floats.
     """
     model = model.clone()
     graph = model.graph
@@ -57,7 +57,7 @@ def select(model: ir.Model, candidates: NDArray[np.float32], count: int) -> NDAr
     clear = np.flatnonzero(margins(model, candidates) >= MARGIN)
     if len(clear) < count:
         raise BindeployError(
-            f"only {len(clear)} of {len(candidates)} candidates keep every binarized float at least "
-            f"`{MARGIN}` from zero: give more than {len(candidates)}, or ask for fewer than {count}"
+            f"only {len(clear)} of {len(candidates)} candidates keep every binarized float at "
+            f"least `{MARGIN}` from zero: give more candidates, or ask for fewer than {count}"
         )
     return clear[:count]

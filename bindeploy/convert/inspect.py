@@ -21,19 +21,19 @@ Row = dict[str, Any]
 
 
 def inspect(model: ir.Model) -> dict[str, Any]:
-    """Costs of one image: `layers`, a row for every node with weights or parameters, and their `total`.
+    """Costs of one image: `layers`, a row for every node with parameters, and their `total`.
 
-    A row has name, op, input_shape, output_shape (without the batch, None for an unknown dimension; []
-    where the rank is unknown), binary_macs, float_macs, binary_parameters, float_parameters and bytes. A
-    multiply-accumulate is binary when both factors are signs; with a sign on one side alone it counts as
-    float. A layer of unknown output size counts 0 of them. Every constant that is no binary weight
-    counts as a float parameter, thresholds and directions among them. `total` has binary_macs,
-    float_macs, parameters, bytes (of all initializers) and float_bytes, what the same parameters
-    take as float32.
+    A row has name, op, input_shape, output_shape (without the batch, None for an unknown
+    dimension; [] where the rank is unknown), binary_macs, float_macs, binary_parameters,
+    float_parameters and bytes. A multiply-accumulate is binary when both factors are signs; with
+    a sign on one side alone it counts as float. A layer of unknown output size counts 0 of them.
+    Every constant that is no binary weight counts as a float parameter, thresholds and directions
+    among them. `total` has binary_macs, float_macs, parameters, bytes (of all initializers) and
+    float_bytes, what the same parameters take as float32.
     """
     model = model.clone()
     NameLayers()(model)
-    common.ShapeInferencePass()(model)
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     rows = [_row(node) for node in model.graph if is_layer(node) or _parameters(node)]
     parameters = sum(row["binary_parameters"] + row["float_parameters"] for row in rows)
     tensors = [value.const_value for value in model.graph.initializers.values()]
@@ -48,7 +48,7 @@ def inspect(model: ir.Model) -> dict[str, Any]:
 
 
 def is_layer(node: ir.Node) -> bool:
-    """Whether the node multiplies by weights: a convolution or dense layer, float, latent or packed."""
+    """Whether the node multiplies by weights: a convolution or dense layer of any kind."""
     return is_binary_layer(node) or (node.domain == "" and node.op_type in FLOAT_LAYERS)
 
 
@@ -80,11 +80,12 @@ def _row(node: ir.Node) -> Row:
 
 
 def _parameters(node: ir.Node) -> list[NDArray]:
-    """The constant inputs of the node that are learned."""
-    if dialect.op_of(node) is None and not (node.domain == "" and node.op_type in PARAMETRIC):
+    """The constant inputs of the node that are learned: all of a dialect op, floats elsewhere."""
+    ours = dialect.op_of(node) is not None
+    if not ours and not (node.domain == "" and node.op_type in PARAMETRIC):
         return []
     arrays = [constants.read(value) for value in node.inputs]
-    return [array for array in arrays if array is not None]
+    return [array for array in arrays if array is not None and (ours or array.dtype.kind == "f")]
 
 
 def _shape(value: ir.Value | None) -> list[Any]:

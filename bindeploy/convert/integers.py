@@ -13,11 +13,12 @@ PREFIX = "integers/"
 
 
 def with_integers(model: ir.Model) -> tuple[onnx.ModelProto, list[str]]:
-    """The model with an output int32 `integers/<node name>` for each layer that binarizes, and those names.
+    """The model with an output `integers/<node name>` for each binarizing layer, and those names.
 
-    Beside every BinaryConv2d and BinaryLinear, latent or packed, thresholded or not, stands a sibling
-    with scale 1 and bias 0, whose output is dot(sign(x), sign(w)) itself: [N, F, H', W'] or [..., F].
-    `model` is left as it is; the result carries its functions, so stock onnxruntime runs it.
+    Beside every BinaryConv2d and BinaryLinear, latent or packed, thresholded or not, stands a
+    sibling with scale 1 and bias 0, whose output, cast to int32, is dot(sign(x), sign(w)) itself:
+    [N, F, H', W'] or [..., F]. `model` is left as it is; the result carries its functions, so stock
+    onnxruntime runs it.
     """
     model = model.clone()
     NameLayers()(model)
@@ -34,7 +35,8 @@ def with_integers(model: ir.Model) -> tuple[onnx.ModelProto, list[str]]:
 def _sibling(graph: ir.Graph, node: ir.Node) -> ir.Value:
     x, weight = node.inputs[:2]
     assert weight is not None and weight.shape is not None, "weights are constants"
-    filters = int(weight.shape[0])
+    filters = weight.shape[0]
+    assert isinstance(filters, int), "weights are constants"
     one = constants.initializer(graph, f"{PREFIX}one", np.ones(filters, np.float32))
     zero = constants.initializer(graph, f"{PREFIX}zero", np.zeros(filters, np.float32))
     dot = ir.node(

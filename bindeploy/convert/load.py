@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from bindeploy.convert import dialect
 from bindeploy.errors import BindeployError
@@ -31,18 +32,37 @@ def load(path: Path | str) -> ir.Model:
     proto = _parse(path)
     if not proto.ir_version or not proto.graph.node:
         raise BindeployError(f"`{path}` is no ONNX model: give a file written by an ONNX exporter")
+    if not all(isinstance(text, str) for text in _texts(proto)):
+        raise BindeployError(f"`{path}` is no valid ONNX model (a name is no UTF-8): export it anew")
     _refuse_external_data(proto, path)
     _refuse_unknown_operators(proto)
     try:
         onnx.checker.check_model(proto)
         model = ir.from_proto(proto)
-        for value in model.graph.initializers.values():
-            np.shape(value.const_value)
+        _read_every_tensor(model)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise BindeployError(f"`{path}` is no valid ONNX model ({line}): export it anew") from None
     model.meta[SOURCE] = path.name
     return model
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """Every string of a message and of those inside it; protobuf gives bytes for broken UTF-8."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield from values
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in values:
+                yield from _texts(inner)
+
+
+def _read_every_tensor(model: ir.Model) -> None:
+    """Raise ValueError where a tensor has not the bytes its shape needs: they are read lazily."""
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value.numpy()
 
 
 def _parse(path: Path) -> onnx.ModelProto:

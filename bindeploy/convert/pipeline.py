@@ -8,7 +8,7 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnx_ir.passes import InPlacePass, PassError
+from onnx_ir.passes import InPlacePass
 
 from bindeploy.convert import dialect
 from bindeploy.convert.drop_clip_before_sign import DropClipBeforeSign
@@ -40,9 +40,9 @@ PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
 def convert(model: ir.Model) -> ir.Model:
     """A new model in which every latent binary layer is packed; `model` is left as it is.
 
-    The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses, and
-    nothing of the exporter's metadata. A converted model comes back unchanged. Raises BindeployError
-    when the model has no binary layer, or one breaks the dialect's contract.
+    The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses,
+    and nothing of the exporter's metadata. A converted model comes back unchanged. Raises
+    BindeployError when the model has no binary layer, or one breaks the dialect's contract.
     """
     if not any("bits" in op.inputs or "weight" in op.inputs for _, op in dialect.layers(model)):
         raise BindeployError(
@@ -57,13 +57,20 @@ def convert(model: ir.Model) -> ir.Model:
 
 
 def _run(step: InPlacePass, model: ir.Model) -> None:
-    """Run one pass; what it says of the model reaches the user as it is."""
+    """Run one pass; what it says of the model reaches the user as it is, in one line."""
     try:
         step(model)
-    except PassError as error:
-        if isinstance(error.__cause__, BindeployError):
-            raise error.__cause__ from None
+    except BindeployError:
         raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, BindeployError):
+            raise cause from None
+        reason = " ".join(str(cause).split())[:200]
+        raise BindeployError(
+            f"`{model.graph.name}` does not convert, {type(step).__name__} failed ({reason}): "
+            "export it anew"
+        ) from error
 
 
 def _prepare(model: ir.Model) -> ir.Model:
@@ -71,11 +78,12 @@ def _prepare(model: ir.Model) -> ir.Model:
     copy = model.clone()
     for identifier in [key for key in copy.functions if key[:2] in dialect.OPS]:
         del copy.functions[identifier]
-    common.InlinePass()(copy)
+    _run(common.RemoveUnusedFunctionsPass(), copy)
+    _run(common.InlinePass(), copy)
     copy = _to_opset(copy, source(model))
     copy.ir_version = dialect.IR_VERSION
-    common.RemoveInitializersFromInputsPass()(copy)
-    common.ShapeInferencePass()(copy)
+    _run(common.RemoveInitializersFromInputsPass(), copy)
+    _run(common.ShapeInferencePass(check_type=False, strict_mode=False), copy)
     return copy
 
 
@@ -102,7 +110,7 @@ def _finish(model: ir.Model) -> ir.Model:
         common.ClearMetadataAndDocStringPass(),
         common.TopologicalSortPass(),
     ):
-        step(model)
+        _run(step, model)
     for value in _values(model):
         value.metadata_props.clear()
         value.doc_string = None

@@ -14,8 +14,8 @@ def only_signs_are_read(value: ir.Value) -> bool:
     """Whether sign(value) may stand for `value` without any engine seeing a difference.
 
     True when `value` is no output of the graph and every consumer binarizes it, asks only for its
-    Shape, or is an operator whose output's sign follows from its input's sign (a move, or a MaxPool:
-    sign(max x) = max sign(x)) and whose own consumers binarize.
+    Shape, or is an operator whose output's sign follows from its input's sign (a move, or a
+    MaxPool: sign(max x) = max sign(x)) and whose own consumers binarize.
     """
     uses = value.uses()
     return bool(uses) and not value.is_graph_output() and all(_reads_sign(*use) for use in uses)

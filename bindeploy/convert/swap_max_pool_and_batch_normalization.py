@@ -52,7 +52,7 @@ def _is_plain_pool(node: ir.Node) -> bool:
 
 
 def _filters(value: ir.Value | None) -> int | None:
-    """The number of channels of `value`, when a packed BinaryConv2d makes it and one node reads it."""
+    """How many channels `value` has, when a packed BinaryConv2d makes it for one node."""
     if value is None or only_consumer(value) is None:
         return None
     producer = value.producer()

@@ -50,26 +50,23 @@ TENSOR = np.dtype(
         ("reserved", "<u4"),
     ]
 )
-NODE = np.dtype(
-    [
-        ("op", "<u4"),
-        ("name", "<u4"),
-        ("inputs", "<u4", 5),
-        ("output", "<u4"),
-        ("kernel", "<i4", 2),
-        ("strides", "<i4", 2),
-        ("pads", "<i4", 4),
-        ("dilations", "<i4", 2),
-        ("group", "<i4"),
-        ("pad_value", "<i4"),
-        ("channel_offset", "<i4"),
-        ("flags", "<u4"),
-        ("minimum", "<f4"),
-        ("maximum", "<f4"),
-    ]
-)
-SETTINGS = NODE.names[NODE.names.index("kernel") :] if NODE.names else ()
+SETTINGS = [
+    ("kernel", "<i4", 2),
+    ("strides", "<i4", 2),
+    ("pads", "<i4", 4),
+    ("dilations", "<i4", 2),
+    ("group", "<i4"),
+    ("pad_value", "<i4"),
+    ("channel_offset", "<i4"),
+    ("flags", "<u4"),
+    ("minimum", "<f4"),
+    ("maximum", "<f4"),
+]
 """The fields of a node that its op gives a meaning to."""
+
+NODE = np.dtype(
+    [("op", "<u4"), ("name", "<u4"), ("inputs", "<u4", 5), ("output", "<u4"), *SETTINGS]
+)
 
 Shape = tuple[int, int, int, int]
 
@@ -223,5 +220,5 @@ def _fill_node(row: np.void, node: Node, names: Names) -> None:
     row["inputs"] = NONE
     row["inputs"][: len(node.inputs)] = node.inputs
     row["output"] = node.output
-    for setting in SETTINGS:
+    for setting, *_ in SETTINGS:
         row[setting] = getattr(node, setting)

@@ -1,7 +1,8 @@
 """Which pairs (F, B) are principled: those that come from one proximal map.
 
-A pair is consistent when F = T o P and B = T' o P for a proximal map P and some T: training with it is
-exactly ProxConnect on the loss l o T, and inherits its convergence (ProxConnect++, 2023, Corollary 1).
+A pair is consistent when F = T o P and B = T' o P for a proximal map P and some T: training with it
+is exactly ProxConnect on the loss l o T, and inherits its convergence (ProxConnect++, 2023,
+Corollary 1).
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def check_pair(
 ) -> PairReport:
     """Test whether the pair is consistent on `interval` at sharpness `mu`.
 
-    P(u) = integral up to u of (1/B) dF, a Stieltjes integral whose integrator is F, must be finite and
-    monotone, and F and B must be constant wherever P is. It is summed over a grid in float64 with B at
-    the midpoints; 0/0 counts as 0. F itself need not be monotone. Latents that are clipped are asked
-    about on the interval they are clipped to. An empty interval, or functions that are not finite on
-    it, raise BindeployError.
+    P(u) = integral up to u of (1/B) dF, a Stieltjes integral whose integrator is F, must be finite
+    and monotone, and F and B must be constant wherever P is. It is summed over a grid in float64
+    with B at the midpoints; 0/0 counts as 0. F itself need not be monotone. Latents that are
+    clipped are asked about on the interval they are clipped to. An empty interval, or functions
+    that are not finite on it, raise BindeployError.
     """
     low, high = interval
     if not low < high:

@@ -74,8 +74,8 @@ Loaded = tuple[Split, Split, tuple[str, ...]]
 class Source:
     """A row of `DATASETS`: how it is read, normalized and augmented, and trained by default.
 
-    `read(folder)` gives the two splits and the class names; `marker` is the file by which a folder is
-    recognized (None: the data are embedded and need no folder) and `folder` its published name.
+    `read(folder)` gives the two splits and the class names; `marker` is the file by which a folder
+    is recognized (None: the data are embedded and need no folder) and `folder` its published name.
     `augmentation` names a row of `batches.AUGMENTATIONS`.
     """
 
@@ -134,8 +134,10 @@ def _present(path: Path) -> Path:
     return path
 
 
-FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-FASHION += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 _ROWS = (
     Source(

@@ -1,14 +1,15 @@
 """Layers whose weights, and inputs where the mode says so, are one bit wide when they are hardened.
 
-A layer keeps a latent float weight `u`. Soft, as it trains, it uses `w = alpha F(u, mu)`; hard, as it
-is exported, `w = alpha sign(u)`. alpha is the mean of |u| over each filter, the least-squares scale.
-The gradient of `u` is `B(u, mu)` times that of `w`, elementwise: alpha is detached and is no factor of
-it (convention, so that (sign, 1) is BinaryConnect and any torch optimizer works on `u`).
+A layer keeps a latent float weight `u`. Soft, as it trains, it uses `w = alpha F(u, mu)`; hard, as
+it is exported, `w = alpha sign(u)`. alpha is the mean of |u| over each filter, the least-squares
+scale. The gradient of `u` is `B(u, mu)` times that of `w`, elementwise: alpha is detached and is no
+factor of it (convention, so that (sign, 1) is BinaryConnect and any torch optimizer works on `u`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as functional
@@ -29,7 +30,7 @@ class _ProximalWeight(torch.autograd.Function):
         return alpha * quantizer.F(u, mu)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx, gradient: Tensor):
         (u,) = ctx.saved_tensors
         return ctx.quantizer.B(u, ctx.mu).to(gradient.dtype) * gradient, None, None, None
 
@@ -44,7 +45,7 @@ class _SignActivation(torch.autograd.Function):
         return sign(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
         return ctx.B(x, ctx.mu) * gradient, None, None
 
@@ -120,8 +121,8 @@ class BinaryConv2d(_Binary, nn.Conv2d):
     """nn.Conv2d with one-bit weights: x [N, C, H, W] -> [N, F, H', W'].
 
     Takes what nn.Conv2d takes, and `method` (a name or a Quantizer), `mode` ("bw": the input stays
-    float, "bwa": its sign is taken), `scale` ("filter" or "none") and `pad_value`, what a padded tap
-    reads (None: 1 for a binary input, 0 for a float one). Padding is with a constant; another
+    float, "bwa": its sign is taken), `scale` ("filter" or "none") and `pad_value`, what a padded
+    tap reads (None: 1 for a binary input, 0 for a float one). Padding is with a constant; another
     `padding_mode` raises BindeployError.
     """
 
@@ -259,7 +260,7 @@ REPLACEMENTS: dict[type[nn.Module], type[BinaryConv2d] | type[BinaryLinear]] = {
 
 
 def first_and_last(layers: Named) -> Skip:
-    """The rule that leaves the first and the last of `layers` in float, in order of registration."""
+    """The rule that leaves the first and the last of `layers`, as registered, in float."""
     ends = {id(layers[0][1]), id(layers[-1][1])} if layers else set()
     return lambda name, module: id(module) in ends
 
@@ -270,10 +271,10 @@ def binarize(
     mode: str = "bwa",
     skip: Skip | Callable[[Named], Skip] = first_and_last,
 ) -> nn.Module:
-    """Turn the nn.Conv2d and nn.Linear layers of `model` into binary ones, in place; returns `model`.
+    """Make the nn.Conv2d and nn.Linear layers of `model` binary, in place; returns `model`.
 
-    Weights, biases, names, hooks and devices are kept: the float weight becomes the latent one. A layer
-    for which `skip(name, module)` is true stays float; by default the first and the last do.
+    Weights, biases, names, hooks and devices are kept: the float weight becomes the latent one. A
+    layer for which `skip(name, module)` is true stays float; by default the first and the last do.
     `method` is a name or a Quantizer, `mode` "bw" or "bwa". A convolution whose padding is not a
     constant, an unknown name, and a model with nothing left to binarize raise BindeployError, and
     leave the model as it was.
@@ -283,7 +284,7 @@ def binarize(
     quantizer = quantizers.get(method)
     modes.get(mode)
     candidates = [(n, m) for n, m in model.named_modules() if type(m) in REPLACEMENTS]
-    rule: Skip = first_and_last(candidates) if skip is first_and_last else skip  # type: ignore
+    rule = first_and_last(candidates) if skip is first_and_last else cast(Skip, skip)
     chosen = [(name, module) for name, module in candidates if not rule(name, module)]
     if not chosen:
         raise BindeployError(
@@ -300,5 +301,5 @@ def binarize(
         # The object stays and changes its class: whoever holds it, under whatever names, sees the
         # binary layer, and hooks and optimizers keep working.
         module.__class__ = REPLACEMENTS[type(module)]
-        module.configure(quantizer, mode)  # type: ignore[operator]
+        module.configure(quantizer, mode)
     return model

@@ -26,6 +26,7 @@ from bindeploy.train.states import frozen_share
 __all__ = ["load_run", "train"]
 
 FLOAT, BINARY = "float", "binary"
+IDENTITY = ("data", "model", "method", "mode", "seed")
 RESULTS = ("float_accuracy", "soft_accuracy", "hard_accuracy", "epochs", "seconds")
 MOSTLY_FROZEN = 0.9
 """From this share of latent weights without a gradient on, training warns."""
@@ -80,18 +81,19 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` on `data` with binary weights and write the run to the folder `out`.
 
-    First the full-precision twin of the network (unless `float_twin=False`), then the binary network,
-    each from scratch, for `epochs` epochs of Adam with a cosine learning rate from `learning_rate`, on
-    all training images or the first `limit`. `batch_size=None` is the dataset's own. `precision` is
-    "float32", "bfloat16" (convolutions only; weights stay float32) or "auto": bfloat16 where images
-    are 16 pixels wide or more and the processor computes in it.
+    First the full-precision twin of the network (unless `float_twin=False`), then the binary
+    network, each from scratch, for `epochs` epochs of Adam with a cosine learning rate from
+    `learning_rate`, on all training images or the first `limit`. `batch_size=None` is the dataset's
+    own. `precision` is "float32", "bfloat16" (convolutions only; weights stay float32) or "auto":
+    bfloat16 where images are 16 pixels wide or more and the processor computes in it.
 
-    Returns `{"float_accuracy", "soft_accuracy", "hard_accuracy", "epochs", "seconds", "data", "model",
-    "method", "mode", "seed"}`. Accuracies are shares of the test images: of the twin (None without
-    one), of the network as it trains, and of the network whose weights are signs, which is shipped.
+    Returns `{"float_accuracy", "soft_accuracy", "hard_accuracy", "epochs", "seconds", "data",
+    "model", "method", "mode", "seed"}`. Accuracies are shares of the test images: of the twin (None
+    without one), of the network as it trains, and of the network whose weights are signs, which is
+    shipped.
 
-    After an interruption `resume=True` and the same arguments go on to the same weights. Progress goes
-    to stderr. Misuse and missing data raise BindeployError before anything is written.
+    After an interruption `resume=True` and the same arguments go on to the same weights. Progress
+    goes to stderr. Misuse and missing data raise BindeployError before anything is written.
     """
     quantizer = quantizers.get(method)
     models.check(model)
@@ -139,7 +141,7 @@ def train(
         finally:
             display.stop()
     results = {key: description[key] for key in RESULTS}
-    return results | {key: asdict(settings)[key] for key in ("data", "model", "method", "mode", "seed")}
+    return results | {key: getattr(settings, key) for key in IDENTITY}
 
 
 def _check_numbers(
@@ -182,7 +184,7 @@ def _network(settings: Settings, dataset: Dataset, quantizer: Quantizer | None) 
         network = models.build(
             settings.model, channels, len(dataset.classes), height, quantizer, settings.mode
         )
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _Training:
@@ -279,7 +281,8 @@ class _Training:
         tensors = {f"network.{name}": t for name, t in phase.network.state_dict().items()}
         tensors |= {f"adam.{name}": t for name, t in saved_moments(phase.adam).items()}
         tensors["random"] = torch.get_rng_state()
-        runs.write_tensors(self.run / runs.RESUME, tensors, {"state": json.dumps(asdict(self.state))})
+        state = json.dumps(asdict(self.state))
+        runs.write_tensors(self.run / runs.RESUME, tensors, {"state": state})
 
     def _restore(self) -> None:
         path = self.run / runs.RESUME

@@ -14,8 +14,8 @@ class Method:
     """A pair of quantizers: the network uses `F(u, mu)`, the gradient is multiplied by `B(u, mu)`.
 
     `forward` and `backward` are the formulas for people; `F` and `B` name the functions of
-    `quantizers.py` that compute them. `schedule` names the row of `schedules.SCHEDULES` that moves mu
-    over training. With `clip = c` latent weights are clipped to [-c, c] after every step, and
+    `quantizers.py` that compute them. `schedule` names the row of `schedules.SCHEDULES` that moves
+    mu over training. With `clip = c` latent weights are clipped to [-c, c] after every step, and
     `consistent` speaks of that interval; otherwise of the whole line.
     """
 

@@ -1,4 +1,4 @@
-"""One training phase as a Lightning module: Adam, a cosine learning rate, a sharpness that rises."""
+"""One training phase as a Lightning module: Adam, a cosine learning rate, a rising sharpness."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Progress:
 class Phase(lightning.LightningModule):
     """Trains `network`; with a `quantizer`, its binary layers follow the method's schedule.
 
-    Learning rate and mu are functions of the step alone, so that the optimizer's moments and the step
-    are all that a resumed phase has to know.
+    Learning rate and mu are functions of the step alone, so that the optimizer's moments and the
+    step are all that a resumed phase has to know.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A hardened binary layer as one torch operator, so that the exporter sees one node a layer.
 
-Each computes `scale * dot + bias`, dot being the product with the signs of the latent weight, in the
-order every engine uses: the integer first, one rounding for the product, one for the sum. They have
-no gradient: training runs on the soft layers.
+Each computes `scale * dot + bias`, dot being the product with the signs of the latent weight, in
+the order every engine uses: the integer first, one rounding for the product, one for the sum. They
+have no gradient: training runs on the soft layers.
 """
 
 from __future__ import annotations

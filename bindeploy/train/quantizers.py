@@ -1,7 +1,7 @@
-"""The pairs (F, B): the network uses `w = F(u, mu)`, the gradient that reaches `u` is `B(u, mu) * g(w)`.
+"""The pairs (F, B): the network uses `w = F(u, mu)`, and `u` gets the gradient `B(u, mu) * g(w)`.
 
-`u` is the latent weight, `mu` the sharpness, `g(w)` the loss gradient at `w`. Method names and formulas
-stand in `methods.METHODS`; here each row meets its functions.
+`u` is the latent weight, `mu` the sharpness, `g(w)` the loss gradient at `w`. Method names and
+formulas stand in `methods.METHODS`; here each row meets its functions.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def sign_swish(u: Tensor, mu: float) -> Tensor:
 def sign_swish_slope(u: Tensor, mu: float) -> Tensor:
     """SS'(u) = mu (2 - mu u tanh(mu u / 2)) / (1 + cosh(mu u)).
 
-    SS'(0) = mu; negative beyond mu |u| = 2.39935, which is part of the method. The hyperbolic cosine
-    overflows float32 past 89, so 1 / (1 + cosh x) is computed as 2 sigmoid(x) sigmoid(-x).
+    SS'(0) = mu; negative beyond mu |u| = 2.39935, which is part of the method. The hyperbolic
+    cosine overflows float32 past 89, so 1 / (1 + cosh x) is computed as 2 sigmoid(x) sigmoid(-x).
     """
     x = mu * u
     return 2 * mu * (2 - x * torch.tanh(x / 2)) * torch.sigmoid(x) * torch.sigmoid(-x)

@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -74,7 +73,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BindeployError(f"`{path}` is damaged ({reason}): train again") from None
@@ -153,7 +153,7 @@ def write_candidates(run: Path, dataset: Dataset) -> None:
 
 
 def candidates(run: Path, metadata: Metadata) -> NDArray[np.float32]:
-    """The kept test images, normalized: float32 [64, C, H, W] (fewer if the test set is smaller)."""
+    """The kept test images, normalized: float32 [N, C, H, W], N = 64 or all there were."""
     tensors, _ = read_tensors(Path(run) / CANDIDATES)
     if "images" not in tensors:
         raise BindeployError(f"`{Path(run) / CANDIDATES}` holds no images: train again")

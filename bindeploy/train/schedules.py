@@ -1,4 +1,4 @@
-"""How the sharpness mu moves over training: one row a schedule, a function of progress in [0, 1]."""
+"""How the sharpness mu moves over training: each schedule a function of progress in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a binary network: soft or hard, at a sharpness, with its latents in their interval."""
+"""The states of a binary network: soft or hard, how sharp, and its latents in their interval."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """torch -> ONNX: the latent graph, one node of domain `bindeploy.latent` for every binary layer.
 
-Exported are the hard layers: latent weight, scale and bias go into the file as they are, the sign is
-taken by whoever reads it. A binary node is named after its torch module, as its weight is.
+Exported are the hard layers: latent weight, scale and bias go into the file as they are, the sign
+is taken by whoever reads it. A binary node is named after its torch module, as its weight is.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def from_run(run: Path) -> Exported:
 
 
 def export(model: nn.Module, example: Tensor) -> ir.Model:
-    """The latent graph of `model`, a torch module with binary layers, hardened; `model` is left as is.
+    """The latent graph of `model`, a torch module with binary layers; `model` is left as it is.
 
     `example` is an input [N, ...]; the first axis becomes the dynamic batch. The graph's input is
-    called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace, or
-    a binary layer that is called twice, raises BindeployError.
+    called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace,
+    or a binary layer that is called twice, raises BindeployError.
     """
     hard = harden(copy.deepcopy(model).cpu().eval())
     example = example.cpu()
@@ -156,7 +156,7 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 def _forget_sources(model: ir.Model) -> None:
-    """Drop what the exporter notes of source lines and tracing: it differs from machine to machine."""
+    """Drop the exporter's notes of source lines and tracing: they differ between machines."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph:

@@ -117,8 +117,8 @@ struct integers {
     int32_t **maps;
 };
 
-static void record_tile(void *user, size_t node, size_t first_pixel, size_t pixels, size_t first_filter,
-                        size_t filters, const int32_t *dots, size_t stride) {
+static void record_tile(void *user, size_t node, size_t first_pixel, size_t pixels, size_t first_filter, size_t filters,
+                        const int32_t *dots, size_t stride) {
     const struct integers *integers = user;
     bd_node described;
     bd_node_at(integers->model, node, &described);
@@ -257,8 +257,9 @@ static void print_report(const struct options *options, const bd_model *model, c
         printf("\"total\": {\"median_us\": %.3f, \"p10_us\": %.3f, \"p90_us\": %.3f, \"runs\": %zu}, ",
                percentile(totals, runs, 50), percentile(totals, runs, 10), percentile(totals, runs, 90), runs);
     print_layers(model, about->node_count, runs, nodes);
-    printf(", \"memory\": {\"plan_bytes\": %zu, \"arena_bytes\": %zu, \"weights_bytes\": %zu, \"scratch_bytes\": %zu}}\n",
-           about->plan_bytes, about->arena_bytes, about->weights_bytes, about->scratch_bytes);
+    printf(
+        ", \"memory\": {\"plan_bytes\": %zu, \"arena_bytes\": %zu, \"weights_bytes\": %zu, \"scratch_bytes\": %zu}}\n",
+        about->plan_bytes, about->arena_bytes, about->weights_bytes, about->scratch_bytes);
 }
 
 /* Without an input file: numbers in [-1, 1) that are the same everywhere. */

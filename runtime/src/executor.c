@@ -13,9 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
-const char *bd_version(void) { return "0.1.0"; }
+const char *bd_version(void) {
+    return "0.1.0";
+}
 
-static uint64_t aligned(uint64_t bytes) { return (bytes + BD_ALIGNMENT - 1) / BD_ALIGNMENT * BD_ALIGNMENT; }
+static uint64_t aligned(uint64_t bytes) {
+    return (bytes + BD_ALIGNMENT - 1) / BD_ALIGNMENT * BD_ALIGNMENT;
+}
 
 void *bd_take(struct bd_room *room, uint64_t bytes) {
     void *taken = room->base == NULL ? NULL : room->base + room->used;
@@ -216,7 +220,9 @@ void bd_node_at(const bd_model *model, size_t index, bd_node *node) {
     copy_shape(node->output_shape, step->out->shape);
 }
 
-void bd_profile(bd_model *model, int on) { model->profile = on; }
+void bd_profile(bd_model *model, int on) {
+    model->profile = on;
+}
 
 void bd_observe(bd_model *model, bd_observer *observer, void *user) {
     model->observer = observer;

@@ -28,7 +28,7 @@ struct bd_tensor {
     uint64_t offset, bytes;
     int written;   /* the step that writes it, -1 for the plan's input, BD_NEVER for constants */
     int last_read; /* the last step that reads it, the number of steps for the plan's output */
-    void *data; /* in the arena, or in the plan: constants are read, never written */
+    void *data;    /* in the arena, or in the plan: constants are read, never written */
 };
 
 /* A window that slides over [H, W, C]: of a convolution or of a pool. Every product of two fields fits in an int. */
@@ -44,15 +44,15 @@ struct bd_window {
 /* What a convolution finds ready when it runs; NULL where it has no need. */
 struct bd_tiled {
     int filters, taps;
-    size_t blocks;            /* of NR filters, the last one filled up with zero weights */
-    size_t row_bytes;         /* one input pixel */
-    unsigned char *weights;   /* blocks of block_bytes */
+    size_t blocks;          /* of NR filters, the last one filled up with zero weights */
+    size_t row_bytes;       /* one input pixel */
+    unsigned char *weights; /* blocks of block_bytes */
     size_t block_bytes;
-    ptrdiff_t *tap_offsets;   /* [taps]: bytes from a window's first tap to each of its taps */
-    int32_t *tap_sums;        /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
-    int32_t *thresholds;      /* [blocks * NR] */
-    uint64_t *flips;          /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
-    size_t chunk;             /* tiles of pixels whose row pointers are made at once */
+    ptrdiff_t *tap_offsets; /* [taps]: bytes from a window's first tap to each of its taps */
+    int32_t *tap_sums;      /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
+    int32_t *thresholds;    /* [blocks * NR] */
+    uint64_t *flips;        /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
+    size_t chunk;           /* tiles of pixels whose row pointers are made at once */
 };
 
 struct bd_step {
@@ -75,7 +75,7 @@ struct bd_room {
 };
 
 /* Shared by all steps, since one runs at a time: each has the bytes of the step that needs most. */
-enum bd_shared { BD_ROWS, BD_BORDERS, BD_EXPANDED, BD_ZEROS, BD_SHARED_COUNT };
+enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_ZEROS, BD_SHARED_COUNT };
 
 struct bd_model {
     struct bd_plan_header header;
@@ -98,8 +98,8 @@ struct bd_operator {
     const char *name;
     enum bd_type in[BD_MAX_INPUTS]; /* 0 where there is none */
     enum bd_type out;
-    int constants_from;     /* inputs from this one on are constants */
-    const char *kernel_op;  /* "bgemm", ... or NULL */
+    int constants_from;    /* inputs from this one on are constants */
+    const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
     /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window and macs. */
     int (*check)(struct bd_step *step, char *error);
@@ -126,7 +126,9 @@ int bd_read_plan(struct bd_model *model, const void *plan, char *error);
 void *bd_take(struct bd_room *room, uint64_t bytes);
 void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes);
 
-static inline size_t bd_words(int channels) { return ((size_t)channels + 63) / 64; }
+static inline size_t bd_words(int channels) {
+    return ((size_t)channels + 63) / 64;
+}
 
 static inline size_t bd_pixels(const struct bd_tensor *tensor) {
     return (size_t)tensor->shape[1] * (size_t)tensor->shape[2];

@@ -121,8 +121,8 @@ static int read_tensor(struct bd_tensor *tensor, const struct bd_plan_header *he
         return bd_fail(error, "tensor `%.100s`: offset %llu is no multiple of %d", name,
                        (unsigned long long)row->offset, BD_ALIGNMENT);
     if (row->offset < first || row->offset > limit || needed > limit - row->offset)
-        return bd_fail(error, "tensor `%.100s`: offset %llu lies outside the %s", name,
-                       (unsigned long long)row->offset, row->place == BD_ARENA ? "arena" : "file");
+        return bd_fail(error, "tensor `%.100s`: offset %llu lies outside the %s", name, (unsigned long long)row->offset,
+                       row->place == BD_ARENA ? "arena" : "file");
     tensor->type = (enum bd_type)row->type;
     tensor->place = (enum bd_place)row->place;
     for (int i = 0; i < 4; i++)
@@ -136,8 +136,8 @@ static int read_tensor(struct bd_tensor *tensor, const struct bd_plan_header *he
 }
 
 static const char *type_name(enum bd_type type) {
-    static const char *const names[] = {[BD_F32] = "f32", [BD_I32] = "i32", [BD_U8] = "u8", [BD_I8] = "i8",
-                                        [BD_BITS] = "bits"};
+    static const char *const names[] = {
+        [BD_F32] = "f32", [BD_I32] = "i32", [BD_U8] = "u8", [BD_I8] = "i8", [BD_BITS] = "bits"};
     return names[type];
 }
 
@@ -171,8 +171,8 @@ static int read_output(struct bd_step *step, struct bd_model *model, int index, 
         return bd_fail_at(step, error, "its output is missing");
     struct bd_tensor *tensor = &model->tensors[step->node->output];
     if (tensor->type != step->op->out)
-        return bd_fail_at(step, error, "output `%.60s` is %s, and %s writes %s", tensor->name,
-                          type_name(tensor->type), step->op->name, type_name(step->op->out));
+        return bd_fail_at(step, error, "output `%.60s` is %s, and %s writes %s", tensor->name, type_name(tensor->type),
+                          step->op->name, type_name(step->op->out));
     if (tensor->place != BD_ARENA)
         return bd_fail_at(step, error, "output `%.60s` is a constant", tensor->name);
     if (tensor->written != BD_NEVER)

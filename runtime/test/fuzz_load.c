@@ -26,7 +26,9 @@ static void repair(unsigned char *plan, size_t bytes) {
     memcpy(plan, &header, sizeof header);
 }
 
-static size_t elements(const uint32_t shape[4]) { return (size_t)shape[1] * shape[2] * shape[3]; }
+static size_t elements(const uint32_t shape[4]) {
+    return (size_t)shape[1] * shape[2] * shape[3];
+}
 
 static int is_small(const bd_model *model) {
     uint64_t work = model->header.arena_bytes;

@@ -23,7 +23,7 @@ def every_op_plan() -> bytes:
         return plan.constant(name, random.standard_normal(length, np.float32))
 
     def directions(name: str) -> int:
-        return plan.constant(name, random.choice(np.int8([-1, 1]), CHANNELS))
+        return plan.constant(name, random.choice(np.array([-1, 1], np.int8), CHANNELS))
 
     def packed(name: str, *shape: int) -> int:
         return plan.constant(name, bits.pack(random.standard_normal(shape)))

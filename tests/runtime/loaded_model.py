@@ -82,7 +82,7 @@ class Model:
         _, height, width, filters = self.node(node).output_shape
         seen = np.full((height * width, filters), np.iinfo(np.int32).min, np.int32)
 
-        def record(_user, at, pixel, pixels, first, count, dots, stride):  # type: ignore[no-untyped-def]
+        def record(_user, at, pixel, pixels, first, count, dots, stride):
             if at == node:
                 tile = np.ctypeslib.as_array(dots, (pixels * stride,)).reshape(pixels, stride)
                 seen[pixel : pixel + pixels, first : first + count] = tile[:, :count]
@@ -104,5 +104,3 @@ def load_library(path: Path) -> ctypes.CDLL:
     for name in ("bd_close", "bd_describe", "bd_run", "bd_observe", "bd_node_at", "bd_profile"):
         getattr(library, name).restype = None
     return library
-
-

@@ -8,6 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Node:
     settings: dict[str, object]
 
     def pack(self, name: int) -> bytes:
-        def of(key: str, default: object) -> object:
+        def of(key: str, default: Any) -> Any:
             return self.settings.get(key, default)
 
         inputs = (*self.inputs, *(NONE,) * (5 - len(self.inputs)))
@@ -123,7 +124,9 @@ class Plan:
         arena = sum(aligned(t.size) for t in self.tensors if t.data is None)
         sizes = (HEADER_BYTES + len(body), arena)
         counts = (len(self.tensors), len(self.nodes), self.input, self.output, len(names))
-        header = struct.pack("<8s2I2Q8I", b"BDPLAN\r\n", 1, zlib.crc32(body), *sizes, *counts, 0, 0, 0)
+        header = struct.pack(
+            "<8s2I2Q8I", b"BDPLAN\r\n", 1, zlib.crc32(body), *sizes, *counts, 0, 0, 0
+        )
         return header + body
 
 

@@ -39,7 +39,9 @@ class Window:
         """x [H, W, C] -> [H', W', KH, KW, C]: what each output pixel sees."""
         top, left, bottom, right = self.pads
         padded = np.pad(
-            x, ((top, bottom), (left, right), (0, 0)), constant_values=np.asarray(pad_value, x.dtype)
+            x,
+            ((top, bottom), (left, right), (0, 0)),
+            constant_values=np.asarray(pad_value, x.dtype),
         )
         rows = np.arange(self.over(x.shape[0], 0))[:, None] * self.strides[0]
         rows = rows + np.arange(self.kernel[0]) * self.dilations[0]
@@ -65,7 +67,7 @@ HEIGHT, WIDTH = 7, 5
 
 
 def signs(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
-    return random.choice(np.float32([-1, 1]), shape)
+    return random.choice(np.array([-1, 1], np.float32), shape)
 
 
 def small_integers(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
@@ -104,7 +106,11 @@ def binarized(plan: Plan, tensor: int) -> int:
 
 
 def binary_conv_plan(
-    x: NDArray, weights: NDArray, vectors: tuple[NDArray, NDArray], window: Window, **settings: object
+    x: NDArray,
+    weights: NDArray,
+    vectors: tuple[NDArray, NDArray],
+    window: Window,
+    **settings: object,
 ) -> bytes:
     """binarize, then binary_conv or, where the first vector is int32, binary_conv_threshold."""
     plan, tensor = nhwc_plan(x)
@@ -170,7 +176,7 @@ def test_binary_conv_threshold_compares_the_integers(
     threshold = random.integers(-9, 10, filters, np.int32)
     threshold[random.permutation(filters)[: filters // 4]] = np.iinfo(np.int32).min
     threshold[random.permutation(filters)[: filters // 4]] = np.iinfo(np.int32).max
-    direction = random.choice(np.int8([-1, 1]), filters)
+    direction = random.choice(np.array([-1, 1], np.int8), filters)
     for pad_value in (0, 1):
         vectors = (threshold, direction)
         plan = binary_conv_plan(x, weights, vectors, window, pad_value=pad_value)
@@ -256,7 +262,12 @@ def test_conv_and_binary_weight_conv(
 
 
 def one_op(
-    open_plan: Open, op: str, x: NDArray, out: tuple[int, ...], *constants: NDArray, **settings: object
+    open_plan: Open,
+    op: str,
+    x: NDArray,
+    out: tuple[int, ...],
+    *constants: NDArray,
+    **settings: object,
 ) -> NDArray[np.float32]:
     """The output [H, W, C] of a plan with `op` alone on x [H, W, C]."""
     plan, tensor = nhwc_plan(x)
@@ -297,7 +308,7 @@ def test_binary_max_pool_is_a_maximum_in_each_direction(
 ) -> None:
     random = np.random.default_rng(channels)
     x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32) + np.float32(0.8)
-    direction = random.choice(np.int8([-1, 1]), channels)
+    direction = random.choice(np.array([-1, 1], np.int8), channels)
     x *= direction
     plan, tensor = nhwc_plan(x)
     expected = direction * window.patches(direction * bits.sign(x), -np.inf).max((2, 3))
@@ -385,28 +396,23 @@ def contracting_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ct
 
 def test_scale_and_bias_are_never_fused(contracting_library: ctypes.CDLL, tmp_path: Path) -> None:
     """With bias = -round(scale * dot) the rounded sum is 0 and the fused one is not."""
-    random = np.random.default_rng(3)
+    scale = np.random.default_rng(3).standard_normal(64, np.float32)
     x = np.full((1, 1, 64), 3.0, np.float32)
-    scale = random.standard_normal(64).astype(np.float32)
-    dots = np.float32(3)
     weights = np.ones((64, 1, 1, 64), np.float32)
-    weights[:, 0, 0, :30] = -1
-    window = WINDOWS["1x1"]
-    cases = {}
-    cases["binary_conv"] = binary_conv_plan(x, weights, (scale, -(scale * np.float32(4))), window)
-    weights[:, 0, 0, 0] = 1
-    for op, packed in (("affine", None), ("binary_weight_conv", bits.pack(weights))):
+    weights[:, 0, 0, :29] = -1
+    bias_of = {"binary_conv": 64 - 2 * 29, "binary_weight_conv": 3 * (64 - 2 * 29), "affine": 3}
+    for op, total in bias_of.items():
         plan, tensor = nhwc_plan(x)
-        total = dots if packed is None else np.float32(18)
-        inputs = (() if packed is None else (plan.constant("weights", packed),)) + (
+        inputs = [
+            plan.constant("weights", bits.pack(weights)),
             plan.constant("scale", scale),
-            plan.constant("bias", -(scale * total)),
-        )
+            plan.constant("bias", -(scale * np.float32(total))),
+        ]
+        source = binarized(plan, tensor) if op == "binary_conv" else tensor
         y = plan.activation("y", (1, 1, 1, 64))
-        cases[op] = finish(plan, plan.node(op, (tensor, *inputs), y))
-    for op, plan_bytes in cases.items():
+        plan.node(op, (source, *(inputs[1:] if op == "affine" else inputs)), y)
         path = tmp_path / f"{op}.bd"
-        path.write_bytes(plan_bytes)
+        path.write_bytes(finish(plan, y))
         model = Model(contracting_library, path, None)
         np.testing.assert_array_equal(run(model, x), np.zeros((1, 1, 64)), err_msg=op)
 

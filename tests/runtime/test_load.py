@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -113,9 +114,7 @@ HEADER_CASES = {
 
 
 @pytest.mark.parametrize(("offset", "value", "part"), HEADER_CASES.values(), ids=HEADER_CASES)
-def test_header_fields_are_checked(
-    open_plan: Open, offset: int, value: bytes, part: str
-) -> None:
+def test_header_fields_are_checked(open_plan: Open, offset: int, value: bytes, part: str) -> None:
     assert part in refusal(open_plan, with_bytes(offset, value))
 
 
@@ -131,9 +130,7 @@ TENSOR_CASES = {
 
 
 @pytest.mark.parametrize(("offset", "value", "part"), TENSOR_CASES.values(), ids=TENSOR_CASES)
-def test_tensor_fields_are_checked(
-    open_plan: Open, offset: int, value: bytes, part: str
-) -> None:
+def test_tensor_fields_are_checked(open_plan: Open, offset: int, value: bytes, part: str) -> None:
     line = refusal(open_plan, repaired(with_bytes(HEADER_BYTES + offset, value)))
     assert part in line
     assert "`input`" in line or part == "name"
@@ -289,7 +286,7 @@ def test_an_unknown_isa_lists_the_known(open_plan: Open) -> None:
         open_plan(PLAN, "sse9")
 
 
-def test_files_that_are_none(open_plan: Open, library, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_are_none(open_plan: Open, library: ctypes.CDLL, tmp_path: Path) -> None:
     with pytest.raises(LoadFailure, match="No such file"):
         Model(library, tmp_path / "absent.bd", None)
     with pytest.raises(LoadFailure, match="no file, or empty"):

@@ -270,7 +270,7 @@ def test_a_refused_model_is_left_as_it_was():
         binarize(model, skip=lambda name, module: False)
     assert [type(layer) for layer in model] == [nn.Linear, nn.Linear, nn.Conv2d, nn.ReLU]
     with pytest.raises(BindeployError, match="`str` is no torch module"):
-        binarize("tiny")  # type: ignore[arg-type]
+        binarize("tiny")
 
 
 def test_a_binary_model_is_not_binarized_again():

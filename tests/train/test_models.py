@@ -17,11 +17,10 @@ def counts(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, dict[str,
     """Multiply-accumulates and parameters, binary and float apart."""
     macs = {"binary": 0, "float": 0}
 
-    def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        weight = layer.weight
+    def count(layer: nn.Conv2d | nn.Linear, inputs: object, output: torch.Tensor) -> None:
         places = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
         kind = "binary" if isinstance(layer, BinaryLayer) else "float"
-        macs[kind] += places * weight.numel()  # type: ignore[operator]
+        macs[kind] += places * layer.weight.numel()
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -81,7 +80,7 @@ def test_the_float_twin_has_the_same_parameters_and_no_binary_layer():
 
 
 def test_the_shortcut_of_a_widening_block_is_every_second_pixel_between_zeros():
-    block = build("resnet20", 3, 10, 32).layer2[0]  # type: ignore[index]
+    block = build("resnet20", 3, 10, 32).layer2[0]
     x = torch.randn(1, 16, 6, 6)
     shortcut = block.shortcut(x)
     assert torch.equal(shortcut[:, 8:24], x[:, :, ::2, ::2])

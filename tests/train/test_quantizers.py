@@ -143,7 +143,7 @@ def test_get_takes_names_and_objects_and_names_the_known_ones():
     with pytest.raises(BindeployError, match="unknown method `b`: choose from bc, pc"):
         quantizers.get("b")
     with pytest.raises(BindeployError, match="`int` is no method"):
-        quantizers.get(3)  # type: ignore[arg-type]
+        quantizers.get(3)
 
 
 def test_every_row_has_a_known_schedule():

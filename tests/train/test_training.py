@@ -18,8 +18,6 @@ from bindeploy.train.layers import binary_layers
 from bindeploy.train.loop import train
 from bindeploy.train.quantizers import Quantizer
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*")
-
 
 def quick(out: Path, **arguments):
     """Three epochs of a few batches."""
@@ -188,7 +186,7 @@ def test_misuse_is_refused_before_anything_is_written(tmp_path, arguments, messa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_too_large_for_the_images_is_refused_before_anything_is_written(tmp_path):
+def test_an_unknown_model_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(BindeployError, match="unknown model `x`"):
         train("digits", "x", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

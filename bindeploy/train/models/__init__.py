@@ -1,7 +1,7 @@
 """The zoo: one architecture a file, and the table of their names, without torch.
 
-A model is an ordinary float network `Model(in_channels, classes, image_size, nonlinearity)`; `build`
-makes it binary. Parameter names are those of the reference implementations.
+A model is an ordinary float network `Model(in_channels, classes, image_size, nonlinearity)`;
+`build` makes it binary. Parameter names are those of the reference implementations.
 """
 
 from __future__ import annotations

@@ -62,4 +62,6 @@ class ResNet20(nn.Module):
 
 def _stage(in_channels: int, channels: int, stride: int, nonlinearity: str) -> nn.Sequential:
     first = BasicBlock(in_channels, channels, stride, nonlinearity)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, nonlinearity) for _ in range(2)))
+    return nn.Sequential(
+        first, *(BasicBlock(channels, channels, 1, nonlinearity) for _ in range(2))
+    )

@@ -22,7 +22,8 @@ class VGGSmall(nn.Module):
         super().__init__()
         if image_size < SMALLEST_IMAGE:
             raise BindeployError(
-                f"image size `{image_size}` is too small for vgg-small: give {SMALLEST_IMAGE} or more"
+                f"image size `{image_size}` is too small for vgg-small:"
+                f" give {SMALLEST_IMAGE} or more"
             )
         self.conv0 = nn.Conv2d(in_channels, 128, 3, padding=1, bias=False)
         self.bn0 = nn.BatchNorm2d(128)

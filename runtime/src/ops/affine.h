@@ -6,7 +6,9 @@
 
 /* A product that goes through memory is rounded to float32: no compiler can contract it with the sum that follows into
  * a fused multiply-add, with whatever flags it was called, and both loops around this line still vectorize. */
-static inline void bd_round_products(float *products) { __asm__ volatile("" : : "r"(products) : "memory"); }
+static inline void bd_round_products(float *products) {
+    __asm__ volatile("" : : "r"(products) : "memory");
+}
 
 static inline float bd_clamp(float value, float minimum, float maximum) {
     value = value < minimum ? minimum : value;

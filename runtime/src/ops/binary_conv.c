@@ -91,15 +91,15 @@ static const void *block_weights(const struct bd_model *model, const struct bd_s
 }
 
 /* Takes back what the rows of zeros, read as +1, have added. */
-static void subtract_padded_taps(const struct bd_model *model, const struct bd_step *step,
-                                 const struct bd_tile *tile, int32_t *dots) {
-    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
-    const int32_t *sums = step->tiled.tap_sums + tile->block * taps * nr;
-    for (size_t tap = 0; tap < taps; tap++)
-        for (size_t m = 0; m < tile->pixels; m++)
-            if (tile->rows[tap * mr + m] == model->shared[BD_ZEROS])
-                for (size_t n = 0; n < nr; n++)
-                    dots[m * nr + n] -= sums[tap * nr + n];
+static void subtract_padding(const struct bd_step *step, const struct bd_tile *tile, int32_t *restrict dots) {
+    size_t nr = (size_t)step->kernel->nr;
+    const int32_t *sums = step->tiled.tap_sums + tile->block * (size_t)step->tiled.taps * nr;
+    for (uint32_t i = 0; i < tile->padded; i++) {
+        const int32_t *sum = sums + tile->padding[i].tap * nr;
+        int32_t *dot = dots + tile->padding[i].pixel * nr;
+        for (size_t n = 0; n < nr; n++)
+            dot[n] -= sum[n];
+    }
 }
 
 /* dots[m * NR + n]: the integers of one tile, exact, which is what an observer sees. */
@@ -109,8 +109,8 @@ static void multiply(const struct bd_model *model, const struct bd_step *step, c
     int32_t depth = step->tiled.taps * step->window.channels;
     step->kernel->run.bgemm_i32(taps, bd_words(step->window.channels), depth, (const uint64_t *const *)tile->rows,
                                 tile->weights, dots, nr);
-    if (tile->border && step->tiled.tap_sums != NULL)
-        subtract_padded_taps(model, step, tile, dots);
+    if (step->tiled.tap_sums != NULL)
+        subtract_padding(step, tile, dots);
     if (model->observer != NULL)
         model->observer(model->observer_user, (size_t)(step - model->steps), tile->first_pixel, tile->pixels,
                         tile->first_filter, tile->filters, dots, nr);

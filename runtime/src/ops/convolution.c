@@ -64,7 +64,8 @@ void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64
     tiled->chunk = tile_rows < CHUNK_ROWS ? CHUNK_ROWS / tile_rows : 1;
     tiled->chunk = tiled->chunk < tiles ? tiled->chunk : tiles;
     bd_share(model, BD_ROWS, (uint64_t)tiled->chunk * tile_rows * sizeof(void *));
-    bd_share(model, BD_BORDERS, tiled->chunk);
+    bd_share(model, BD_PADDING, (uint64_t)tiled->chunk * tile_rows * sizeof(struct bd_padding));
+    bd_share(model, BD_PADDED, (uint64_t)tiled->chunk * sizeof(uint32_t));
     bd_share(model, BD_ZEROS, row_bytes);
     tiled->weights = bd_take(&model->weights, tiled->blocks * block_bytes);
     tiled->tap_offsets = bd_take(&model->tables, (uint64_t)taps * sizeof *tiled->tap_offsets);
@@ -97,11 +98,9 @@ static struct corner corner_at(const struct bd_window *window, struct cursor at)
     return corner;
 }
 
-static void advance(struct cursor *at, const struct bd_window *window) {
-    if (++at->x == window->out_width) {
-        at->x = 0;
+static void advance(struct cursor *at, size_t pixels, const struct bd_window *window) {
+    for (at->x += (int)pixels; at->x >= window->out_width; at->x -= window->out_width)
         at->y++;
-    }
 }
 
 static const unsigned char *input_row(const struct bd_step *step, int y, int x) {
@@ -129,19 +128,38 @@ static void rows_inside(const struct bd_step *step, struct corner corner, const 
         rows[tap * mr] = first + offsets[tap];
 }
 
-/* Row pointers of one tile, from `at` on; returns whether any is padding. */
-static int tile_rows(const struct bd_step *step, struct cursor *at, size_t pixels, const void *zeros,
-                     const void **rows) {
+/* A whole tile within one output row, no tap of which is padding: its pixels are `stride` bytes apart at every tap. */
+static void tile_inside(const struct bd_step *step, struct corner corner, const void **rows) {
+    const unsigned char *first = input_row(step, corner.y, corner.x);
+    const ptrdiff_t *offsets = step->tiled.tap_offsets;
     size_t mr = (size_t)step->kernel->mr, taps = (size_t)step->tiled.taps;
+    size_t stride = (size_t)step->window.stride_x * step->tiled.row_bytes;
+    for (size_t tap = 0; tap < taps; tap++) {
+        const unsigned char *row = first + offsets[tap];
+        for (size_t m = 0; m < mr; m++, row += stride)
+            *rows++ = row;
+    }
+}
+
+/* Row pointers of the tile at `at`; returns whether any is padding. */
+static int tile_rows(const struct bd_step *step, struct cursor at, size_t pixels, const void *zeros,
+                     const void **rows) {
+    const struct bd_window *window = &step->window;
+    size_t mr = (size_t)step->kernel->mr, taps = (size_t)step->tiled.taps;
+    struct cursor last = {at.y, at.x + (int)mr - 1};
+    if (pixels == mr && last.x < window->out_width && corner_at(window, at).inside && corner_at(window, last).inside) {
+        tile_inside(step, corner_at(window, at), rows);
+        return 0;
+    }
     int border = 0;
     for (size_t m = 0; m < pixels; m++) {
-        struct corner corner = corner_at(&step->window, *at);
+        struct corner corner = corner_at(window, at);
         if (corner.inside)
             rows_inside(step, corner, rows + m);
         else
             rows_at_border(step, corner, zeros, rows + m);
         border |= !corner.inside;
-        advance(at, &step->window);
+        advance(&at, 1, window);
     }
     for (size_t m = pixels; m < mr; m++)
         for (size_t tap = 0; tap < taps; tap++)
@@ -149,34 +167,62 @@ static int tile_rows(const struct bd_step *step, struct cursor *at, size_t pixel
     return border;
 }
 
+/* The padded rows of a tile, listed. */
+static uint32_t list_padding(const struct bd_step *step, const void *const *rows, const void *zeros,
+                             struct bd_padding *list) {
+    uint32_t count = 0;
+    for (uint32_t tap = 0; tap < (uint32_t)step->tiled.taps; tap++)
+        for (uint32_t m = 0; m < (uint32_t)step->kernel->mr; m++)
+            if (*rows++ == zeros)
+                list[count++] = (struct bd_padding){tap, m};
+    return count;
+}
+
+/* Tiles `first` to `first + count` of the output's pixels: their row pointers and the list of those that are padding.
+ */
+static void chunk_rows(const struct bd_model *model, const struct bd_step *step, size_t first, size_t count,
+                       struct cursor *at) {
+    const void **rows = model->shared[BD_ROWS];
+    struct bd_padding *padding = model->shared[BD_PADDING];
+    uint32_t *padded = model->shared[BD_PADDED];
+    size_t mr = (size_t)step->kernel->mr, table = (size_t)step->tiled.taps * mr, pixels = bd_pixels(step->out);
+    for (size_t i = 0; i < count; i++, rows += table, padding += table) {
+        size_t left = pixels - (first + i) * mr;
+        int border = tile_rows(step, *at, left < mr ? left : mr, model->shared[BD_ZEROS], rows);
+        padded[i] = border ? list_padding(step, rows, model->shared[BD_ZEROS], padding) : 0;
+        advance(at, mr, &step->window);
+    }
+}
+
+static void run_chunk(const struct bd_model *model, const struct bd_step *step, size_t first, size_t count,
+                      const void *weights, size_t block, bd_tile_function *run_tile) {
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, table = (size_t)step->tiled.taps * mr;
+    size_t pixels = bd_pixels(step->out), filters = (size_t)step->tiled.filters - block * nr;
+    const uint32_t *padded = model->shared[BD_PADDED];
+    struct bd_tile tile = {.rows = model->shared[BD_ROWS],
+                           .padding = model->shared[BD_PADDING],
+                           .weights = weights,
+                           .block = block,
+                           .first_filter = block * nr,
+                           .filters = filters < nr ? filters : nr};
+    for (size_t i = 0; i < count; i++, tile.rows += table, tile.padding += table) {
+        tile.padded = padded[i];
+        tile.first_pixel = (first + i) * mr;
+        tile.pixels = pixels - tile.first_pixel < mr ? pixels - tile.first_pixel : mr;
+        run_tile(model, step, &tile);
+    }
+}
+
 /* For each chunk of pixels: their row pointers, then for each block of filters all tiles, so that the block's weights
  * are read from the first-level cache. */
 void bd_convolve(const struct bd_model *model, const struct bd_step *step, bd_block_function *block_weights,
                  bd_tile_function *run_tile) {
-    const struct bd_tiled *tiled = &step->tiled;
-    const void **rows = model->shared[BD_ROWS];
-    unsigned char *borders = model->shared[BD_BORDERS];
-    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr;
-    size_t table = (size_t)tiled->taps * mr, filters = (size_t)tiled->filters;
-    size_t pixels = bd_pixels(step->out), chunk_pixels = tiled->chunk * mr;
+    size_t mr = (size_t)step->kernel->mr, tiles = (bd_pixels(step->out) + mr - 1) / mr, chunk = step->tiled.chunk;
     struct cursor at = {0, 0};
-    for (size_t first = 0; first < pixels; first += chunk_pixels) {
-        size_t end = pixels - first < chunk_pixels ? pixels : first + chunk_pixels;
-        for (size_t p = first, i = 0; p < end; p += mr, i++)
-            borders[i] = (unsigned char)tile_rows(step, &at, end - p < mr ? end - p : mr, model->shared[BD_ZEROS],
-                                                  rows + i * table);
-        for (size_t block = 0; block < tiled->blocks; block++) {
-            struct bd_tile tile = {.weights = block_weights(model, step, block),
-                                   .block = block,
-                                   .first_filter = block * nr,
-                                   .filters = filters - block * nr < nr ? filters - block * nr : nr};
-            for (size_t p = first, i = 0; p < end; p += mr, i++) {
-                tile.rows = rows + i * table;
-                tile.border = borders[i];
-                tile.first_pixel = p;
-                tile.pixels = end - p < mr ? end - p : mr;
-                run_tile(model, step, &tile);
-            }
-        }
+    for (size_t first = 0; first < tiles; first += chunk) {
+        size_t count = tiles - first < chunk ? tiles - first : chunk;
+        chunk_rows(model, step, first, count, &at);
+        for (size_t block = 0; block < step->tiled.blocks; block++)
+            run_chunk(model, step, first, count, block_weights(model, step, block), block, run_tile);
     }
 }

@@ -4,7 +4,9 @@
 
 enum { CHUNK = 64 };
 
-static size_t elements(const struct bd_tensor *tensor) { return (size_t)(tensor->bytes / sizeof(float)); }
+static size_t elements(const struct bd_tensor *tensor) {
+    return (size_t)(tensor->bytes / sizeof(float));
+}
 
 static int check_affine(struct bd_step *step, char *error) {
     int channels = step->in[0]->shape[3];

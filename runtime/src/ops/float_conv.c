@@ -19,7 +19,9 @@ static size_t depth(const struct bd_step *step) {
     return (size_t)step->tiled.taps * (size_t)step->window.channels;
 }
 
-static size_t row_bytes(const struct bd_step *step) { return (size_t)step->window.channels * sizeof(float); }
+static size_t row_bytes(const struct bd_step *step) {
+    return (size_t)step->window.channels * sizeof(float);
+}
 
 /* [F][tap][C] -> [block][tap * C][NR] */
 static void prepare_conv(struct bd_model *model, struct bd_step *step) {
@@ -100,8 +102,8 @@ static void conv_tile(const struct bd_model *model, const struct bd_step *step, 
     const float *bias = (const float *)step->in[2]->data + tile->first_filter;
     float *y = output_at(step, tile);
     for (size_t m = 0; m < tile->pixels; m++, y += step->tiled.filters)
-        bd_add_bias(tile->filters, sums + m * (size_t)step->kernel->nr, bias, step->node->minimum,
-                    step->node->maximum, y);
+        bd_add_bias(tile->filters, sums + m * (size_t)step->kernel->nr, bias, step->node->minimum, step->node->maximum,
+                    y);
 }
 
 static void binary_weight_tile(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {

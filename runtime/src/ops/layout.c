@@ -24,7 +24,9 @@ static int check_to_nchw(struct bd_step *step, char *error) {
     return check_permutation(step, in[3], in[1], in[2], error);
 }
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
 
 /* y[column][row] = x[row][column] */
 static void transpose(size_t rows, size_t columns, const float *restrict x, float *restrict y) {
@@ -55,8 +57,7 @@ static int check_crop_pad(struct bd_step *step, char *error) {
         if (node->strides[axis] < 1 || node->strides[axis] > MAX_SHIFT)
             return bd_fail_at(step, error, "stride is %d: 1 to %d are possible", node->strides[axis], MAX_SHIFT);
         if (node->pads[axis] < -MAX_SHIFT || node->pads[axis] > MAX_SHIFT)
-            return bd_fail_at(step, error, "pad is %d: -%d to %d are possible", node->pads[axis], MAX_SHIFT,
-                              MAX_SHIFT);
+            return bd_fail_at(step, error, "pad is %d: -%d to %d are possible", node->pads[axis], MAX_SHIFT, MAX_SHIFT);
     }
     if (node->channel_offset < -MAX_SHIFT || node->channel_offset > MAX_SHIFT)
         return bd_fail_at(step, error, "channel_offset is %d: -%d to %d are possible", node->channel_offset, MAX_SHIFT,

@@ -88,9 +88,8 @@ static void run_average_pool(const struct bd_model *model, const struct bd_step 
     for (int row = 0; row < window->out_height; row++)
         for (int column = 0; column < window->out_width; column++, y += window->channels) {
             struct area area = area_of(window, row, column);
-            int taps = step->node->flags & COUNT_PADS
-                           ? window->kernel_height * window->kernel_width
-                           : (area.y_end - area.y_begin) * (area.x_end - area.x_begin);
+            int taps = step->node->flags & COUNT_PADS ? window->kernel_height * window->kernel_width
+                                                      : (area.y_end - area.y_begin) * (area.x_end - area.x_begin);
             reduce(step, area, accumulate, y);
             divide((size_t)window->channels, (float)taps, y);
         }

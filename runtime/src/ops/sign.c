@@ -1,7 +1,9 @@
 /* Floats to bits and back. */
 #include "parameters.h"
 
-static int check_sign(struct bd_step *step, char *error) { return bd_check_same_shape(step, step->in[0], error); }
+static int check_sign(struct bd_step *step, char *error) {
+    return bd_check_same_shape(step, step->in[0], error);
+}
 
 static void run_binarize(const struct bd_model *model, const struct bd_step *step) {
     (void)model;
@@ -16,7 +18,7 @@ static void run_unpack(const struct bd_model *model, const struct bd_step *step)
     float *y = step->out->data;
     for (size_t p = 0; p < bd_pixels(step->in[0]); p++, bits += words, y += channels)
         for (size_t c = 0; c < channels; c++)
-            y[c] = (bits[c / 64] >> (c % 64)) & 1 ? -1.0f : 1.0f;
+            y[c] = (float)(1 - 2 * (int)((bits[c / 64] >> (c % 64)) & 1));
 }
 
 const struct bd_operator bd_operator_binarize = {.name = "binarize",
