@@ -81,7 +81,7 @@ def bench_bundle(
             }
             for index, node in enumerate(session.nodes)
         ]
-        report = {
+        report: Measured = {
             "bundle": str(bundle.path),
             "machine": machine() | {"isa": session.isa},
             "runs": runs,

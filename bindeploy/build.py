@@ -64,8 +64,8 @@ def build(
     """Compile the runtime for `target` into the folder `out`; return how, for a manifest.
 
     `out` gets `bin/bd_bench`, `lib/libbindeploy.a` and `include/bindeploy.h`, all of them or none;
-    for a target whose toolchain is `installed`, those of this installation. `sources` is a folder laid out like `runtime/`, which it is by default; `progress` gets
-    lines in words.
+    for a target whose toolchain is `installed`, those of this installation. `sources` is a folder
+    laid out like `runtime/`, which it is by default; `progress` gets lines in words.
 
     The record has `compiler`, `flags` and, where something is left out, `note`. Raises
     `BindeployError` where there is no compiler (with what to install) and where a file does not

@@ -23,11 +23,13 @@ INTERRUPTED = 130
 class Road(click.Group):
     """A group whose errors are one line and exit with 2."""
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        if not standalone_mode:
-            return super().main(*arguments, standalone_mode=False, **extra)
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
+        run: Any = super().main
+        if not standalone:
+            return run(*arguments, **options, standalone_mode=False)
         try:
-            status = super().main(*arguments, standalone_mode=False, **extra)
+            status = run(*arguments, **options, standalone_mode=False)
         except BindeployError as error:
             _fail(str(error))
         except click.ClickException as error:

@@ -1,8 +1,15 @@
 """Bad input is one line that says what, which, and what would work, with exit status 2."""
 
 import json
+import shutil
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
+
+from bindeploy import Session
+from bindeploy.errors import BindeployError
 
 
 @pytest.fixture
@@ -11,9 +18,21 @@ def foreign(tmp_path):
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    onnx.save(one_node("Relu", ""), tmp_path / "float.onnx")
+    onnx.save(one_node("Warp", "my.domain"), tmp_path / "odd.onnx")
     return tmp_path
 
 
+def one_node(op: str, domain: str) -> onnx.ModelProto:
+    """A model of one node, named `odd`."""
+    node = helper.make_node(op, ["x"], ["y"], "odd", domain=domain)
+    values = [helper.make_tensor_value_info(name, 1, ["N", 1, 8, 8]) for name in "xy"]
+    graph = helper.make_graph([node], "graph", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("my.domain", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+FOR_HOST = ("--target", "host", "--out", "{foreign}/o")
 TRAIN = ("train", "--data", "digits", "--model", "tiny", "--out", "{foreign}/run")
 
 MISUSE = {
@@ -24,17 +43,13 @@ MISUSE = {
     "epochs": ((*TRAIN, "--epochs", "0"), "epochs"),
     "missing data": (("train", "--data", "cifar10", *TRAIN[3:]), "--data-dir"),
     "resume nothing": ((*TRAIN, "--resume"), "run.json"),
-    "missing run": (("export", "{foreign}/none", "--target", "host", "--out", "{foreign}/o"), "none"),
-    "foreign run": (("export", "{foreign}/folder", "--target", "host", "--out", "{foreign}/o"), "folder"),
-    "foreign model": (
-        ("export", "{foreign}/text.onnx", "--target", "host", "--out", "{foreign}/o"),
-        "text.onnx",
-    ),
+    "missing run": (("export", "{foreign}/none", *FOR_HOST), "none"),
+    "foreign run": (("export", "{foreign}/folder", *FOR_HOST), "folder"),
+    "foreign model": (("export", "{foreign}/text.onnx", *FOR_HOST), "text.onnx"),
+    "no binary layer": (("export", "{foreign}/float.onnx", *FOR_HOST), "no binary layer"),
+    "unknown operator": (("export", "{foreign}/odd.onnx", *FOR_HOST), "node `odd`"),
     "target": (("export", "{run}", "--target", "toaster", "--out", "{foreign}/o"), "arm"),
-    "format": (
-        ("export", "{run}", "--target", "host", "--format", "word", "--out", "{foreign}/o"),
-        "runtime",
-    ),
+    "format": (("export", "{run}", *FOR_HOST, "--format", "word"), "runtime"),
     "bundle": (("verify", "{foreign}/folder"), "manifest.json"),
     "bench what": (("bench",), "--kernels"),
     "shape": (("bench", "--kernels", "--shape", "14x14"), "HxWxCxF"),
@@ -82,3 +97,18 @@ def test_bench_writes_a_page(digits_bundle, tmp_path, command):
     result = command("bench", digits_bundle, "--runs", 1, "--html", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_a_truncated_plan_is_one_line(digits_bundle, tmp_path, command):
+    cut = shutil.copytree(digits_bundle, tmp_path / "cut")
+    plan = (cut / "model.bd").read_bytes()
+    (cut / "model.bd").write_bytes(plan[: len(plan) // 2])
+    result = command("bench", cut)
+    assert result.exit_code == 2
+    assert "model.bd" in result.stderr.splitlines()[-1]
+    assert command("verify", cut).exit_code == 1
+
+
+def test_a_wrong_input_is_named_with_what_the_model_takes(digits_bundle):
+    with Session(digits_bundle) as session, pytest.raises(BindeployError, match=r"\[N, 1, 8, 8\]"):
+        session.run(None, {"input": np.zeros((1, 3, 32, 32), np.float32)})

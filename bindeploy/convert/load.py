@@ -33,7 +33,9 @@ def load(path: Path | str) -> ir.Model:
     if not proto.ir_version or not proto.graph.node:
         raise BindeployError(f"`{path}` is no ONNX model: give a file written by an ONNX exporter")
     if not all(isinstance(text, str) for text in _texts(proto)):
-        raise BindeployError(f"`{path}` is no valid ONNX model (a name is no UTF-8): export it anew")
+        raise BindeployError(
+            f"`{path}` is no valid ONNX model (a name is no UTF-8): export it anew"
+        )
     _refuse_external_data(proto, path)
     _refuse_unknown_operators(proto)
     try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bindeploy import bits
 from bindeploy.errors import BindeployError
+
+Constants = dict[str, NDArray[Any] | np.generic]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def binary_layer(shape: Shape) -> onnx.ModelProto:
     """A packed model of one binary convolution with random bits, scale and bias."""
     generator = np.random.default_rng(1)
     signs = generator.choice([-1, 1], (shape.filters, *shape.kernel, shape.channels))
-    constants = {
+    constants: Constants = {
         "bits": bits.pack(signs),
         "scale": generator.uniform(0.01, 0.1, shape.filters).astype(np.float32),
         "bias": generator.standard_normal(shape.filters).astype(np.float32),
@@ -62,8 +66,7 @@ def binary_layer(shape: Shape) -> onnx.ModelProto:
     return _one_node(
         shape,
         "BinaryConv2d",
-        ["x", "bits", "scale", "bias"],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        constants,
         domain="bindeploy",
         channels=shape.channels,
         group=1,
@@ -76,23 +79,18 @@ def float_layer(shape: Shape) -> onnx.ModelProto:
     """The same convolution in float32, with a bias."""
     generator = np.random.default_rng(1)
     weights = (shape.filters, shape.channels, *shape.kernel)
-    constants = {
+    constants: Constants = {
         "w": generator.standard_normal(weights, dtype=np.float32),
         "bias": generator.standard_normal(shape.filters, dtype=np.float32),
     }
-    return _one_node(
-        shape,
-        "Conv",
-        ["x", "w", "bias"],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
+    return _one_node(shape, "Conv", constants)
 
 
 def int8_layer(shape: Shape) -> onnx.ModelProto:
     """The same convolution in int8: uint8 activations, int8 weights, per-tensor scales."""
     generator = np.random.default_rng(1)
     weights = (shape.filters, shape.channels, *shape.kernel)
-    constants = {
+    constants: Constants = {
         "x_scale": np.float32(1 / 32),
         "x_zero": np.uint8(128),
         "w": generator.integers(-127, 128, weights).astype(np.int8),
@@ -101,28 +99,21 @@ def int8_layer(shape: Shape) -> onnx.ModelProto:
         "y_scale": np.float32(1.0),
         "y_zero": np.uint8(128),
     }
-    return _one_node(
-        shape,
-        "QLinearConv",
-        ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-        element=TensorProto.UINT8,
-    )
+    return _one_node(shape, "QLinearConv", constants, element=TensorProto.UINT8)
 
 
 def _one_node(
     shape: Shape,
     op: str,
-    inputs: list[str],
-    constants: list[onnx.TensorProto],
+    constants: Constants,
     domain: str = "",
     element: int = 1,
-    **attributes: object,
+    **attributes: Any,
 ) -> onnx.ModelProto:
-    """ONNX model of a single convolution node, input `x` and output `y` NCHW."""
+    """ONNX model of a single convolution node: input `x` NCHW, then the constants, output `y`."""
     node = helper.make_node(
         op,
-        inputs,
+        ["x", *constants],
         ["y"],
         "conv",
         domain=domain,
@@ -139,7 +130,7 @@ def _one_node(
         "layer",
         [helper.make_tensor_value_info("x", element, shape.input_shape)],
         [helper.make_tensor_value_info("y", element, (1, shape.filters, height, width))],
-        constants,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     domains = {"": 20} | ({domain: 1} if domain else {})
     opsets = [helper.make_opsetid(name, version) for name, version in domains.items()]

@@ -220,5 +220,5 @@ def _fill_node(row: np.void, node: Node, names: Names) -> None:
     row["inputs"] = NONE
     row["inputs"][: len(node.inputs)] = node.inputs
     row["output"] = node.output
-    for setting, *_ in SETTINGS:
-        row[setting] = getattr(node, setting)
+    for name in (str(setting[0]) for setting in SETTINGS):
+        row[name] = getattr(node, name)

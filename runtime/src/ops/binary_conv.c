@@ -148,7 +148,8 @@ static uint64_t pack_below(const int32_t *dots, const int32_t *thresholds, size_
     return bits;
 }
 
-/* The first block of a word of 64 filters writes it, the others add their bits. */
+/* The first block of a word of 64 filters writes it, the others add their bits. NR divides 64, so no block straddles
+ * two words. */
 static void tile_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {
     int32_t dots[BD_MAX_MR * BD_MAX_NR];
     multiply(model, step, tile, dots);

@@ -16,7 +16,7 @@ static int check_axis(const struct bd_step *step, int axis, int dilation, char *
     if (check_range(step, "kernel", kernel, 1, MAX_SIZE, error) ||
         check_range(step, "stride", stride, 1, MAX_SIZE, error) ||
         check_range(step, "dilation", dilation, 1, MAX_SIZE, error) ||
-        check_range(step, "pad", node->pads[axis], 0, 1 << 20, error) ||
+        check_range(step, "pad", node->pads[axis], 0, kernel * dilation - 1, error) ||
         check_range(step, "pad", node->pads[axis + 2], 0, kernel * dilation - 1, error))
         return 1;
     const char *extent = axis == 0 ? "height" : "width";
