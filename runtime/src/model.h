@@ -28,9 +28,9 @@ struct bd_plan_header { /* 64 bytes */
     uint32_t reserved[3];
 };
 
-/* Activations are [1, H, W, C]; a node's output never overlaps a tensor still needed; the input and output tensors are [1, C, H, W].
- * A row of bits (one pixel) is ceil(C / 64) words of 64 bits, pad bits 0.
- * u8 weights are [F, KH, KW, 4 * ceil(C / 32)]: packed rows as in the ONNX file. Vectors are [n, 1, 1, 1]. */
+/* Activations are [1, H, W, C]; a node's output never overlaps a tensor still needed; the input and output tensors are
+ * [1, C, H, W]. A row of bits (one pixel) is ceil(C / 64) words of 64 bits, pad bits 0. u8 weights are [F, KH, KW, 4 *
+ * ceil(C / 32)]: packed rows as in the ONNX file. Vectors are [n, 1, 1, 1]. */
 struct bd_plan_tensor { /* 48 bytes */
     uint32_t type;
     uint32_t place;
@@ -48,7 +48,7 @@ struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
     uint32_t output;
     int32_t kernel[2];
     int32_t strides[2];
-    int32_t pads[4]; /* top, left, bottom, right; crop_pad uses the first two, negative to crop */
+    int32_t pads[4];      /* top, left, bottom, right; crop_pad uses the first two, negative to crop */
     int32_t dilations[2]; /* of convolutions; pools have none */
     int32_t group;
     int32_t pad_value; /* binary convolutions: 1 or 0 */

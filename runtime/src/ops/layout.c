@@ -3,8 +3,17 @@
 
 #include <string.h>
 
-/* Rows and columns that are transposed together: both sides of a block stay in the first-level cache. */
-enum { BLOCK = 32, MAX_SHIFT = 1 << 24 };
+/* Rows and columns that are transposed together: a cache line of floats either way. */
+enum { BLOCK = 16, MAX_SHIFT = 1 << 24 };
+
+typedef float four __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int lanes __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (lanes){__VA_ARGS__})
+#endif
 
 static int check_permutation(const struct bd_step *step, int channels, int height, int width, char *error) {
     const int *out = step->out->shape;
@@ -28,15 +37,38 @@ static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* y[column][row] = x[row][column] of four rows and columns, in registers. */
+static void transpose_four(size_t rows, size_t columns, const float *x, float *y) {
+    four r[4];
+    for (size_t i = 0; i < 4; i++)
+        memcpy(&r[i], x + i * columns, sizeof r[i]);
+    four low01 = SHUFFLE(r[0], r[1], 0, 4, 1, 5), low23 = SHUFFLE(r[2], r[3], 0, 4, 1, 5);
+    four high01 = SHUFFLE(r[0], r[1], 2, 6, 3, 7), high23 = SHUFFLE(r[2], r[3], 2, 6, 3, 7);
+    r[0] = SHUFFLE(low01, low23, 0, 1, 4, 5);
+    r[1] = SHUFFLE(low01, low23, 2, 3, 6, 7);
+    r[2] = SHUFFLE(high01, high23, 0, 1, 4, 5);
+    r[3] = SHUFFLE(high01, high23, 2, 3, 6, 7);
+    for (size_t j = 0; j < 4; j++)
+        memcpy(y + j * rows, &r[j], sizeof r[j]);
+}
+
+/* y[column][row] = x[row][column] of a block that may be ragged. */
+static void transpose_block(size_t rows, size_t columns, size_t height, size_t width, const float *x, float *y) {
+    size_t even_height = height / 4 * 4, even_width = width / 4 * 4;
+    for (size_t i = 0; i < even_height; i += 4)
+        for (size_t j = 0; j < even_width; j += 4)
+            transpose_four(rows, columns, x + i * columns + j, y + j * rows + i);
+    for (size_t i = 0; i < height; i++)
+        for (size_t j = i < even_height ? even_width : 0; j < width; j++)
+            y[j * rows + i] = x[i * columns + j];
+}
+
 /* y[column][row] = x[row][column] */
 static void transpose(size_t rows, size_t columns, const float *restrict x, float *restrict y) {
-    for (size_t row = 0; row < rows; row += BLOCK)
-        for (size_t column = 0; column < columns; column += BLOCK) {
-            size_t row_end = smaller(row + BLOCK, rows), column_end = smaller(column + BLOCK, columns);
-            for (size_t j = column; j < column_end; j++)
-                for (size_t i = row; i < row_end; i++)
-                    y[j * rows + i] = x[i * columns + j];
-        }
+    for (size_t i = 0; i < rows; i += BLOCK)
+        for (size_t j = 0; j < columns; j += BLOCK)
+            transpose_block(rows, columns, smaller(BLOCK, rows - i), smaller(BLOCK, columns - j), x + i * columns + j,
+                            y + j * rows + i);
 }
 
 static void run_to_nhwc(const struct bd_model *model, const struct bd_step *step) {
