@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bindeploy.cli import main
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""One thread, set before torch is imported: small networks run no faster on more, and on a busy
+machine far slower."""
 
 
 def invoke(*arguments: object):
