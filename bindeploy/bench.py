@@ -17,8 +17,15 @@ import numpy as np
 
 from bindeploy import __version__
 from bindeploy.bundle import Bundle
-from bindeploy.convert.single_layers import Shape, binary_layer, float_layer, int8_layer
+from bindeploy.convert.single_layers import (
+    Shape,
+    binary_layer,
+    float_layer,
+    int8_layer,
+    nothing,
+)
 from bindeploy.errors import BindeployError, unknown
+from bindeploy.on import transport
 from bindeploy.session import Session
 
 Measured = dict[str, Any]
@@ -61,7 +68,7 @@ def bench_bundle(
 
     With `compare="onnxruntime"`, the float32 twin of the network (same layers, ordinary float
     weights, Relu for Sign; see `convert.float_twin`) runs in onnxruntime in the same rounds, whole
-    and as single layers.
+    and as single layers, whose times are given without the cost of the call.
     """
     if compare is not None and compare not in COMPARISONS:
         raise unknown("comparison", compare, COMPARISONS)
@@ -94,13 +101,22 @@ def bench_bundle(
         report["compare"] = {
             "engine": "onnxruntime float32",
             "total": total | {"ratio": total["median_us"] / report["total"]["median_us"]},
-            "layers": {
-                name.removeprefix("layer/"): summary(samples)
-                for name, samples in times.items()
-                if name.startswith("layer/")
-            },
+            "call_us": summary(times["call"])["median_us"],
+            "layers": _float_layers(times),
         }
     return report
+
+
+def bench_on(bundle: Bundle, where: str, runs: int = 50) -> Measured:
+    """Time the bundle's own program where it is meant to run; an emulator refuses."""
+    place = transport(where)
+    measured = place.measure(bundle, runs, warmup=max(2, runs // 10))
+    return {
+        "bundle": str(bundle.path),
+        "machine": machine() | {"isa": measured["isa"]},
+        "runs": runs,
+        **{key: measured[key] for key in ("total", "layers", "memory")},
+    }
 
 
 def bench_kernels(
@@ -177,19 +193,34 @@ def _rounds(
     return times, nodes
 
 
+def _float_layers(times: dict[str, list[int]]) -> dict[str, Measured]:
+    """Median of every single float layer, less what the call alone costs: ours are timed in C."""
+    call = summary(times["call"])["median_us"]
+    medians = {
+        name.removeprefix("layer/"): summary(samples)["median_us"]
+        for name, samples in times.items()
+        if name.startswith("layer/")
+    }
+    return {name: {"median_us": max(0.0, median - call)} for name, median in medians.items()}
+
+
 def _ours(session: Session, image: np.ndarray) -> Callable[[], object]:
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})
 
 
 def _float_contestants(bundle: Bundle, image: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The float32 twin of a bundle in onnxruntime, whole (`onnxruntime`) and as `layer/NAME`."""
+    """The float32 twin of a bundle in onnxruntime, whole (`onnxruntime`) and as `layer/NAME`.
+
+    `call` is a model that does nothing: what a call from Python costs by itself.
+    """
     import onnx
 
     from bindeploy.convert.float_twin import float_twin, layers
 
     twin = float_twin(onnx.load(bundle.path / "model.onnx"))
     contestants = {"onnxruntime": _onnxruntime(twin, {twin.graph.input[0].name: image})}
+    contestants["call"] = _onnxruntime(nothing(), {"x": np.zeros(1, np.float32)})
     generator = np.random.default_rng(0)
     for name, layer in layers(twin).items():
         inputs = {

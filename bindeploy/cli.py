@@ -190,6 +190,7 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
 @click.option("--kernels", is_flag=True, help="Time single binary convolutions instead.")
 @click.option("--shape", "shapes", multiple=True, help="HxWxCxF:KxK[:stride], with --kernels.")
 @click.option("--isa", "isas", multiple=True, help="Hold to this instruction set.")
+@click.option("--on", help="local: the bundle's own program here (default: in this process).")
 @click.option("--compare", help="onnxruntime: the same in float32, in the same run.")
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the tables as a page.")
@@ -199,6 +200,7 @@ def bench(
     kernels: bool,
     shapes: tuple[str, ...],
     isas: tuple[str, ...],
+    on: str | None,
     compare: str | None,
     runs: int,
     html: Path | None,
@@ -211,8 +213,12 @@ def bench(
         raise click.UsageError("--shape goes with --kernels")
     if len(isas) > 1 and not kernels:
         raise click.UsageError("a bundle takes one --isa")
+    if on and (kernels or isas or compare):
+        raise click.UsageError("--on takes a BUNDLE, without --isa and --compare")
     out = _console(record=html is not None)
-    if bundle is None:
+    if on and bundle:
+        _bench_on(bundle, on, runs, as_json, out)
+    elif bundle is None:
         _bench_kernels(shapes, isas, compare, runs, as_json, out)
     else:
         _bench_bundle(bundle, isas[0] if isas else None, compare, runs, as_json, out)
@@ -232,6 +238,17 @@ def _bench_bundle(
         report = bench.bench_bundle(
             Bundle.open(path), runs, compare, isa, lambda done, _: bar.update(done - bar.pos)
         )
+    if as_json:
+        _print_json(report)
+    else:
+        tables.bench(report, out)
+
+
+def _bench_on(path: Path, on: str, runs: int, as_json: bool, out: Any) -> None:
+    from bindeploy import bench, tables
+    from bindeploy.bundle import Bundle
+
+    report = bench.bench_on(Bundle.open(path), on, runs)
     if as_json:
         _print_json(report)
     else:

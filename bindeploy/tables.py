@@ -77,7 +77,7 @@ def bench(report: Row, out: Console) -> None:
         ]
         if compare:
             other = others.get(layer["name"], {}).get("median_us")
-            ratio = other / microseconds if other and microseconds else None
+            ratio = other / microseconds if other and layer["macs"] else None
             cells += [number(other), number(ratio)]
         return cells
 
@@ -96,7 +96,8 @@ def bench(report: Row, out: Console) -> None:
             f"[bold]{number(other['ratio'])} times ours[/bold]"
         )
     memory = report["memory"]
-    out.print("memory: " + ", ".join(f"{name} {size(count)}" for name, count in memory.items()))
+    parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
+    out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")
     out.print(measured_on(report["machine"]), style="dim")
 
 

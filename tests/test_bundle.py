@@ -144,7 +144,7 @@ def test_every_engine_agrees_with_the_golden_vectors(made):
     names = [row["name"] for row in report["engines"]]
     assert names[:3] == ["numpy", "onnxruntime", "numpy"]
     assert ("runtime" in names) == library_is_here()
-    assert {"name": "qemu", "reason": "target `host` names no emulator"} in report["skipped"]
+    assert "qemu" not in {row["name"] for row in report["skipped"]}
     assert len(lines) == len(names) - 1
     assert json.loads(json.dumps(report)) == report
 

@@ -24,10 +24,11 @@ LOGIT_TOLERANCE = 1e-4
 
 
 class _Engine(NamedTuple):
-    """Who runs a bundle: why it cannot, in words, or None; and how it does."""
+    """Who runs a bundle: whether it is meant to, why it cannot (in words, or None), and how."""
 
     name: str
     where: str | None
+    concerned: bool
     obstacle: str | None
     run: Callable[[NDArray[np.float32]], Results]
 
@@ -58,7 +59,7 @@ def verify(
             rows.append(_run_and_compare(engine, golden))
         elif on is not None and engine.where == on:
             raise BindeployError(f"`{bundle.path}` does not run on `{on}`: {engine.obstacle}")
-        else:
+        elif engine.concerned:
             skipped.append({"name": engine.name, "reason": engine.obstacle})
     return {"ok": all("difference" not in row for row in rows), "engines": rows, "skipped": skipped}
 
@@ -68,13 +69,14 @@ def _engines(bundle: Bundle) -> Iterator[_Engine]:
     from bindeploy.convert import engines
 
     for name, run in (("onnxruntime", engines.run_onnxruntime), ("numpy", engines.run_numpy)):
-        yield _Engine(name, None, None, partial(_run_file, run, bundle.model))
+        yield _Engine(name, None, True, None, partial(_run_file, run, bundle.model))
     planless = PLAN not in FORMATS[bundle.format].files
     for where, place in TRANSPORTS.items():
         obstacle = place.obstacle(bundle)
         if planless:
             obstacle = f"a bundle of format `{bundle.format}` has no {PLAN}"
-        yield _Engine(place.engine, where, obstacle, partial(place.run_model, bundle))
+        run = partial(place.run_model, bundle)
+        yield _Engine(place.engine, where, place.concerns(bundle), obstacle, run)
 
 
 def _run_file(

@@ -102,6 +102,17 @@ def int8_layer(shape: Shape) -> onnx.ModelProto:
     return _one_node(shape, "QLinearConv", constants, element=TensorProto.UINT8)
 
 
+def nothing() -> onnx.ModelProto:
+    """A model that hands on one number: what calling an engine costs by itself."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "nothing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 def _one_node(
     shape: Shape,
     op: str,

@@ -23,9 +23,12 @@ class Emulator:
     name = "qemu"
     engine = "qemu"
 
+    def concerns(self, bundle: Deployed) -> bool:
+        return bundle.built_for.family == "linux" and bundle.built_for.run != ""
+
     def obstacle(self, bundle: Deployed) -> str | None:
         target = bundle.built_for
-        if target.family != "linux" or not target.run:
+        if not self.concerns(bundle):
             return f"target `{target.name}` names no emulator"
         emulator = shlex.split(target.run)[0]
         if not bundle.program.is_file():

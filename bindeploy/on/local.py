@@ -20,6 +20,9 @@ class Local:
     name = "local"
     engine = "runtime"
 
+    def concerns(self, bundle: Deployed) -> bool:
+        return True
+
     def obstacle(self, bundle: Deployed) -> str | None:
         try:
             library_path()

@@ -47,6 +47,9 @@ class Transport(Protocol):
     engine: str
     """What a verification calls it."""
 
+    def concerns(self, bundle: Deployed) -> bool:
+        """Whether the bundle's target is meant to run there at all."""
+
     def obstacle(self, bundle: Deployed) -> str | None:
         """Why `bundle` cannot run there, in words with what would help; None where it can."""
 

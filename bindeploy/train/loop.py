@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ def train(
         _check_same(run, description["arguments"], asdict(settings))
     if not description["finished"]:
         display = Display(progress)
+        _one_thread_if_small(dataset)
         training = _Training(run, settings, dataset, quantizer, description, display)
         try:
             training.go()
@@ -167,11 +169,20 @@ def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
+def _one_thread_if_small(dataset: Dataset) -> None:
+    """Small images gain nothing from threads, and on busy cores lose much by waiting for them."""
+    if not _large(dataset) and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def _large(dataset: Dataset) -> bool:
+    return dataset.input_shape[1] >= 16
+
+
 def _fastest(dataset: Dataset) -> str:
     """bfloat16 pays where convolutions are large and the processor has it (a GPU always does)."""
-    large = dataset.input_shape[1] >= 16
     has = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return "bfloat16" if large and has else "float32"
+    return "bfloat16" if _large(dataset) and has else "float32"
 
 
 def _network(settings: Settings, dataset: Dataset, quantizer: Quantizer | None) -> nn.Module:

@@ -102,10 +102,11 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
 
     `example` is an input [N, ...]; the first axis becomes the dynamic batch. The graph's input is
     called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace,
-    or a binary layer that is called twice, raises BindeployError.
+    that does not run on `example`, or that calls a binary layer twice, raises BindeployError.
     """
     hard = harden(copy.deepcopy(model).cpu().eval())
     example = example.cpu()
+    _try(hard, example)
     if len(example) < 2:
         example = example.repeat(2, *[1] * (example.dim() - 1))  # a batch of 1 is not traced as any
     try:
@@ -128,7 +129,7 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
             f"`{type(model).__name__}` cannot be exported ({reason}): torch.export has to trace it"
         ) from None
     assert program is not None
-    _name_nodes(program.model)
+    _name_nodes(program.model, hard)
     program.optimize()
     graph = program.model
     graph.ir_version = dialect.IR_VERSION
@@ -138,21 +139,43 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
     return graph
 
 
-def _name_nodes(model: ir.Model) -> None:
-    """Name every binary node after its module: its weight without the trailing `.weight`."""
+@torch.no_grad()
+def _try(network: nn.Module, example: Tensor) -> None:
+    """Run the network once: where it fails by itself, the reason is plainer than a tracer's."""
+    try:
+        network(example)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BindeployError(
+            f"`{type(network).__name__}` does not run on an example of shape "
+            f"{list(example.shape)} ({reason}): give an input [N, ...] as it takes"
+        ) from None
+
+
+def _name_nodes(model: ir.Model, network: nn.Module) -> None:
+    """Name every binary node after its module, and its weight `<name>.weight`.
+
+    Of a module registered under several names the first counts, as in `evaluate`; the exporter
+    tells it by the last.
+    """
+    first = {id(layer): name for name, layer in network.named_modules()}
+    modules = {
+        alias: first[id(layer)] for alias, layer in network.named_modules(remove_duplicate=False)
+    }
     names: set[str] = set()
     for node in model.graph:
         if node.domain != dialect.LATENT or len(node.inputs) < 2:
             continue
         weight = node.inputs[1]
         assert weight is not None and weight.name is not None
-        name = weight.name.removesuffix(".weight")
+        exported = weight.name.removesuffix(".weight")
+        name = modules.get(exported, exported)
         if name in names:
             raise BindeployError(
                 f"layer `{name}` is called twice: every binary layer needs one place in the network"
             )
         names.add(name)
-        node.name = name
+        node.name, weight.name = name, f"{name}.weight"
 
 
 def _forget_sources(model: ir.Model) -> None:
@@ -196,7 +219,7 @@ def evaluate(network: nn.Module, x: Floats) -> tuple[Floats, Integers]:
 def _quiet_exporter() -> Iterator[None]:
     """Without the exporter's notes on versions, and its dumps of graphs that it cannot trace."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

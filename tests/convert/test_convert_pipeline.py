@@ -98,10 +98,18 @@ def test_a_pool_of_other_floats_stays_a_max_pool(sketch, converted, kinds, image
     ]
 
 
-def test_a_pool_rounding_up_keeps_its_geometry(sketch, converted, kinds, images):
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"strides": (2, 2), "ceil_mode": 1},
+        {"strides": (1, 1), "dilations": (2, 2)},
+        {"strides": (2, 2), "auto_pad": "SAME_UPPER"},
+    ],
+)
+def test_a_pool_of_another_geometry_keeps_it(sketch, converted, kinds, images, geometry):
     graph = sketch((6, 8, 8))
     x = graph.conv("x", 6, 6, "a")
-    x = graph.node("MaxPool", [x], kernel_shape=(3, 3), strides=(2, 2), ceil_mode=1)
+    x = graph.node("MaxPool", [x], kernel_shape=(3, 3), **geometry)
     x = graph.conv(x, 6, 6, "b")
     packed = converted(graph.model(x), images(2, 6, 8, 8))
     assert kinds(packed) == ["BinaryConv2dThreshold", "MaxPool", "BinaryConv2d"]
@@ -210,6 +218,60 @@ def test_float_layers_take_their_normalization(sketch, converted, kinds, images)
     packed = converted(graph.model(x), images(3, 3, 8, 8))
     assert kinds(packed) == ["Conv", "BinaryConv2d", "GlobalAveragePool", "Flatten", "Gemm"]
     assert [packed.graph[0].name, packed.graph[4].name] == ["stem", "head"]
+
+
+@pytest.mark.parametrize("tapped", ["convolution", "normalization"])
+def test_a_value_that_the_graph_gives_out_keeps_its_floats(
+    sketch, converted, kinds, images, tapped
+):
+    graph = sketch((4, 6, 6))
+    first = graph.conv("x", 4, 8, "a")
+    second = graph.normalize(first, 8, "bn")
+    last = graph.conv(second, 8, 4, "b")
+    output = first if tapped == "convolution" else second
+    model = graph.model(last, output)
+    packed = converted(model, images(2, 4, 6, 6))
+    kept = ["BatchNormalization"] if tapped == "convolution" else []
+    assert kinds(packed) == ["BinaryConv2d", *kept, "BinaryConv2d"]
+    assert [value.name for value in packed.graph.outputs] == [last, output]
+
+
+def test_epsilon_is_the_node_s_own(sketch, converted, images):
+    graph = sketch((4, 6, 6))
+    x = graph.normalize(graph.conv("x", 4, 32, "a"), 32, "bn_a", var=np.full(32, 1e-3))
+    x = graph.normalize(graph.conv(x, 32, 8, "b"), 8, "bn_b", var=np.full(8, 1e-3))
+    for node in graph.nodes:
+        if node.op_type == "BatchNormalization":
+            node.attribute.append(onnx.helper.make_attribute("epsilon", 0.5))
+    converted(graph.model(x), images(2, 4, 6, 6))
+
+
+def test_what_still_trains_is_left_alone(sketch, kinds):
+    graph = sketch((4, 6, 6))
+    ratio, training = graph.constant("ratio", 0.5), graph.constant("training", np.array(True))
+    x = graph.node("Dropout", [graph.conv("x", 4, 4, "a"), ratio, training])
+    x = graph.normalize(graph.conv(x, 4, 4, "b"), 4, "bn")
+    normalization = graph.nodes[-1]
+    normalization.attribute.append(onnx.helper.make_attribute("training_mode", 1))
+    normalization.output.extend(["mean", "var"])
+    packed = convert(graph.model(graph.conv(x, 4, 4, "c")))
+    assert kinds(packed) == [
+        "BinaryConv2d",
+        "Dropout",
+        "BinaryConv2d",
+        "BatchNormalization",
+        "BinaryConv2d",
+    ]
+
+
+def test_a_gemm_that_adds_a_matrix_keeps_its_normalization(sketch, converted, kinds, images):
+    graph = sketch((8,))
+    x = graph.linear("x", 8, 6, "a")
+    weight = graph.constant("head.weight", np.eye(6))
+    matrix = graph.constant("head.bias", np.arange(12.0).reshape(2, 6))
+    x = graph.normalize(graph.node("Gemm", [x, weight, matrix]), 6, "bn")
+    packed = converted(graph.model(x, batch=2), images(4, 8))
+    assert kinds(packed) == ["BinaryLinear", "Gemm", "BatchNormalization"]
 
 
 def test_a_scale_computed_from_the_weight_is_folded(sketch, converted, kinds, images):

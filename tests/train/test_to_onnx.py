@@ -189,3 +189,30 @@ def test_a_layer_called_twice_and_an_untraceable_module_are_one_line(capfd):
         export(Untraceable(), torch.randn(2, 4))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+class RegisteredTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = BinaryLinear(4, 3)
+        self.layers = nn.ModuleList([self.own, BinaryLinear(3, 2)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_layer_with_two_names_has_the_first_one_everywhere():
+    model = RegisteredTwice()
+    graph = export(model, torch.randn(2, 4))
+    _, integers = evaluate(harden(model.eval()), np.ones((1, 4), np.float32))
+    assert [node.name for node in binary_nodes(graph)] == list(integers) == ["own", "layers.1"]
+    assert [node.inputs[1].name for node in binary_nodes(graph)] == ["own.weight", "layers.1.weight"]
+
+
+def test_a_network_that_does_not_run_on_the_example_is_one_line(capfd):
+    with pytest.raises(BindeployError, match=r"does not run on .* \[2, 5\] \(mat1 and") as caught:
+        export(CalledTwice(), torch.randn(2, 5))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
