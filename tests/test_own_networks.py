@@ -292,9 +292,7 @@ SHAPES = {
 
 
 def block(channels: int, filters: int, stride: int = 1) -> nn.Sequential:
-    return sequence(
-        nn.Conv2d(channels, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters)
-    )
+    return sequence(nn.Conv2d(channels, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters))
 
 
 def shared_modules() -> nn.Module:
@@ -313,7 +311,8 @@ BRANCHES = {
             *(nn.Conv2d(3, 33, 3, padding=1), nn.BatchNorm2d(33)),
             Residual(sequence(block(33, 33), nn.Hardtanh(), block(33, 33))),
             Residual(
-                block(33, 65, 2), sequence(nn.AvgPool2d(2), nn.Conv2d(33, 65, 1), nn.BatchNorm2d(65))
+                block(33, 65, 2),
+                sequence(nn.AvgPool2d(2), nn.Conv2d(33, 65, 1), nn.BatchNorm2d(65)),
             ),
             nn.ReLU(),
             Residual(block(65, 65)),

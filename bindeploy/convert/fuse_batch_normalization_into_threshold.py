@@ -3,11 +3,14 @@
 The accumulator d of a layer with K inputs is an integer of [-K, K] (a tap in a 0 pad makes it
 smaller, never larger), and what is binarized is a function of d alone:
 
-    f(d) = ((scale * d + bias) - mean) * slope + beta,   slope = gamma / sqrt(var + epsilon)
+    y(d) = scale * d + bias                  in float32, one rounding for each, as every engine
+    f(d) = (y(d) - mean) * slope + beta      in float64, slope = gamma / sqrt(var + epsilon)
 
 Every step of it is monotone in d, in exact numbers as in floats, so f(d) >= 0 holds on one end of
-[-K, K]. The threshold is the first d at which the answer changes, found by evaluating f in
-float64 on every integer: no inequality is solved, so a tie f(d) = 0 is +1 like everywhere.
+[-K, K]. The threshold is the first d at which the answer changes, found by evaluating f on every
+integer: no inequality is solved, so a tie f(d) = 0 is +1 like everywhere. Engines agree on y to the
+last bit but not on how they round BatchNormalization; float64 takes no side, and a mean that equals
+y(d) is a tie for all.
 
     rising   (no..yes)   threshold = first d with f(d) >= 0,   direction  1
     falling  (yes..no)   threshold = first d with f(d) < 0,    direction -1
@@ -55,11 +58,12 @@ def thresholds(
         if normalization
         else (np.zeros(len(scale)), np.ones(len(scale)), np.zeros(len(scale)))
     )
-    integers = np.arange(-largest, largest + 1, dtype=np.float64)
-    parameters = np.stack([scale, bias, mean, slope, beta]).astype(np.float64)
-    rows = [
-        _threshold(((s * integers + b) - m) * g + c >= 0, largest) for s, b, m, g, c in parameters.T
-    ]
+    integers = np.arange(-largest, largest + 1, dtype=np.float32)
+    factors, offsets = scale.astype(np.float32), bias.astype(np.float32)
+    rows = []
+    for filter_, (m, g, c) in enumerate(np.stack([mean, slope, beta], axis=1).astype(np.float64)):
+        y = (factors[filter_] * integers + offsets[filter_]).astype(np.float64)
+        rows.append(_threshold((y - m) * g + c >= 0, largest))
     return (
         np.array([threshold for threshold, _ in rows], np.int32),
         np.array([direction for _, direction in rows], np.int8),

@@ -208,7 +208,10 @@ def test_a_layer_with_two_names_has_the_first_one_everywhere():
     graph = export(model, torch.randn(2, 4))
     _, integers = evaluate(harden(model.eval()), np.ones((1, 4), np.float32))
     assert [node.name for node in binary_nodes(graph)] == list(integers) == ["own", "layers.1"]
-    assert [node.inputs[1].name for node in binary_nodes(graph)] == ["own.weight", "layers.1.weight"]
+    assert [node.inputs[1].name for node in binary_nodes(graph)] == [
+        "own.weight",
+        "layers.1.weight",
+    ]
 
 
 def test_a_network_that_does_not_run_on_the_example_is_one_line(capfd):
