@@ -417,7 +417,7 @@ class Road:
             self.network = randomize(binarize(case.network(), **case.options)).eval()
             candidates = torch.randn(CANDIDATES, *case.image)
         self.latent = export(self.network, candidates[:2])
-        self.images = candidates.numpy()[select(self.latent, candidates.numpy(), IMAGES)]
+        self.images = candidates.numpy()[select(self.latent, candidates.numpy(), IMAGES).indices]
         self.logits, self.integers = evaluate(harden(self.network), self.images)
         self.packed = convert(self.latent)
 

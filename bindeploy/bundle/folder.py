@@ -26,7 +26,8 @@ class Golden:
 
     `inputs` float32 [N, C, H, W], `logits` float32 [N, ...], `integers` int32 [N, F, H, W] or
     [N, F] of every binary layer by its name. `source` names the engine; `skipped` counts the
-    candidates passed over because a float of theirs came too close to the zero it is binarized at.
+    candidates of which a float came too close to the zero it is binarized at; `margin` is how close
+    any float of `inputs` comes, None where none is binarized.
     """
 
     inputs: NDArray[np.float32]
@@ -34,6 +35,7 @@ class Golden:
     integers: Mapping[str, NDArray[np.int32]]
     source: str
     skipped: int = 0
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Bundle:
                 layers={layer["name"]: _shape(layer["shape"]) for layer in manifest["layers"]},
                 manifest=manifest,
             )
-            str(manifest["golden"]["source"]), int(manifest["golden"]["skipped"])
+            _golden_record(manifest["golden"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise _damaged(path, MANIFEST, reason) from error
@@ -97,7 +99,7 @@ class Bundle:
         logits = self._golden_array(LOGITS, np.float32, (count, *self.output_shape))
         integers = self._golden_integers(count)
         about = self.manifest["golden"]
-        return Golden(inputs, logits, integers, str(about["source"]), int(about["skipped"]))
+        return Golden(inputs, logits, integers, *_golden_record(about))
 
     def _golden_array(self, name: str, dtype: type, shape: tuple[int, ...] | None) -> NDArray[Any]:
         return _checked(self.path, name, self._load(name), dtype, shape)
@@ -139,6 +141,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             "export it again"
         )
     return manifest
+
+
+def _golden_record(about: Mapping[str, Any]) -> tuple[str, int, float | None]:
+    """What the manifest says of the golden vectors: source, skipped, margin."""
+    margin = about["margin"]
+    return str(about["source"]), int(about["skipped"]), None if margin is None else float(margin)
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

@@ -139,22 +139,13 @@ def _record(
     evaluate: Callable[[NDArray[np.float32]], Results],
     engine: str,
 ) -> Golden:
-    """Golden vectors of the first candidates that are clear of ties, up to `GOLDEN_COUNT`.
+    """Golden vectors of the candidates that are clearest of ties, up to `GOLDEN_COUNT`."""
+    from bindeploy.convert.golden import select
 
-    A large network with float sums has many floats that may come close to zero, and so few clear
-    candidates; one is enough.
-    """
-    from bindeploy.convert.golden import MARGIN, margins
-
-    chosen = np.flatnonzero(margins(latent, candidates) >= MARGIN)[:GOLDEN_COUNT]
-    if not len(chosen):
-        raise BindeployError(
-            f"no golden vectors: each of {len(candidates)} images has a float within {MARGIN} of "
-            "the zero where it is binarized, so engines may differ: train with another --seed"
-        )
-    logits, integers = evaluate(candidates[chosen])
-    skipped = int(chosen[-1]) + 1 - len(chosen)
-    return Golden(candidates[chosen], logits, integers, engine, skipped)
+    chosen = select(latent, candidates, GOLDEN_COUNT)
+    images = candidates[chosen.indices]
+    margin = chosen.margin if np.isfinite(chosen.margin) else None
+    return Golden(images, *evaluate(images), engine, chosen.skipped, margin)
 
 
 def inspect(path: Path | str) -> dict[str, Any]:

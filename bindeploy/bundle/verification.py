@@ -105,6 +105,8 @@ def _run_and_compare(engine: _Engine, golden: Golden) -> dict[str, Any]:
 
 def _compare(name: str, golden: Golden, results: Results) -> dict[str, Any]:
     """The row of an engine that gave `results`."""
+    from bindeploy.convert.golden import MARGIN
+
     logits, integers = results
     integers_differ = _integer_difference(golden, integers)
     logits_differ, distance = _logit_difference(golden, logits)
@@ -117,6 +119,8 @@ def _compare(name: str, golden: Golden, results: Results) -> dict[str, Any]:
         "max_logit_difference": distance,
         "classes_equal": classes_equal,
     }
+    if integers_differ and golden.margin is not None and golden.margin < MARGIN:
+        integers_differ += f"; a binarized float lies {golden.margin:.0e} from zero: no proof"
     difference = integers_differ or logits_differ
     if difference is None and not classes_equal:
         difference = "the classes differ: the logits of two classes are all but equal"

@@ -64,6 +64,7 @@ def create(
                 "source": golden.source,
                 "count": len(golden.inputs),
                 "skipped": golden.skipped,
+                "margin": golden.margin,
             },
             "build": FORMATS[format].add(packed, target, folder, progress),
             "provenance": dict(provenance),

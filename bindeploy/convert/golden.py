@@ -6,13 +6,14 @@ when it is nearly zero. Exactly zero is safe: it is +1 everywhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bindeploy.convert import dialect
 from bindeploy.convert.engines import onnxruntime_run
-from bindeploy.errors import BindeployError
 
 MARGIN = 1e-5
 """The least distance from zero of a binarized float, in its own units."""
@@ -49,15 +50,24 @@ def _smallest(array: NDArray) -> float:
     return float(magnitudes.min()) if magnitudes.size else np.inf
 
 
-def select(model: ir.Model, candidates: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Indices [count] of the first candidates whose margin is at least MARGIN.
-
-    Raises BindeployError when there are fewer, and says how many there were.
+@dataclass(frozen=True)
+class Selection:
+    """Which candidates were taken: `indices` in their order, `margin` the least of theirs, and
+    `skipped`, how many of all candidates come closer to zero than MARGIN.
     """
-    clear = np.flatnonzero(margins(model, candidates) >= MARGIN)
-    if len(clear) < count:
-        raise BindeployError(
-            f"only {len(clear)} of {len(candidates)} candidates keep every binarized float at "
-            f"least `{MARGIN}` from zero: give more candidates, or ask for fewer than {count}"
-        )
-    return clear[:count]
+
+    indices: NDArray[np.intp]
+    margin: float
+    skipped: int
+
+
+def select(model: ir.Model, candidates: NDArray[np.float32], count: int) -> Selection:
+    """The up to `count` candidates that stay clearest of zero, none of them closer than MARGIN.
+
+    Of a network with millions of binarized floats an image none comes close in is rare, so where no
+    candidate is clear the clearest one is taken alone, and its `margin` says so.
+    """
+    found = margins(model, candidates)
+    clear = int((found >= MARGIN).sum())
+    clearest = np.argsort(-found, kind="stable")[: min(max(clear, 1), count)]
+    return Selection(np.sort(clearest), float(found[clearest].min()), len(found) - clear)

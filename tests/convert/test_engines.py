@@ -9,7 +9,6 @@ from bindeploy.convert.engines import run_numpy, run_onnxruntime
 from bindeploy.convert.golden import MARGIN, margins, select
 from bindeploy.convert.integers import with_integers
 from bindeploy.convert.pipeline import convert
-from bindeploy.errors import BindeployError
 
 
 def network(sketch):
@@ -55,9 +54,19 @@ def test_the_margin_of_an_image_is_its_smallest_binarized_float(sketch):
     second = np.abs(packed.sign(inputs[:, :, 0, 0]) @ values + 0.25)
     first = [0.5, 2e-6, np.inf, 4]
     np.testing.assert_allclose(margins(latent, inputs), np.minimum(first, second), rtol=1e-6)
-    np.testing.assert_array_equal(select(latent, inputs, 3), [0, 2, 3])
-    with pytest.raises(BindeployError, match="only 3 of 4 candidates keep every binarized float"):
-        select(latent, inputs, 4)
+    chosen = select(latent, inputs, 2)
+    np.testing.assert_array_equal(chosen.indices, np.argsort(-margins(latent, inputs))[:2])
+    assert chosen.skipped == 1 and chosen.margin == np.sort(margins(latent, inputs))[-2]
+    np.testing.assert_array_equal(select(latent, inputs, 4).indices, [0, 2, 3])
+
+
+def test_where_no_image_is_clear_the_clearest_is_taken_and_its_margin_told(sketch):
+    graph = sketch((1, 1, 1))
+    latent = graph.model(graph.conv_of("x", 1, 1, "a", kernel=(1, 1), pads=(0,) * 4))
+    inputs = np.array([1e-9, -3e-8, 2e-8], np.float32).reshape(3, 1, 1, 1)
+    chosen = select(latent, inputs, 2)
+    assert chosen.indices.tolist() == [1]
+    assert chosen.skipped == 3 and chosen.margin == pytest.approx(3e-8)
 
 
 def test_packed_models_have_margins_too(sketch, images):
@@ -68,5 +77,5 @@ def test_packed_models_have_margins_too(sketch, images):
     assert ir.to_proto(packed_model) == before
     np.testing.assert_allclose(wide, np.minimum(1, np.abs(x).min((1, 2, 3))), rtol=1e-6)
     assert (margins(latent, x) <= wide).all()
-    chosen = select(latent, x, 5)
+    chosen = select(latent, x, 5).indices
     assert (margins(latent, x)[chosen] >= MARGIN).all() and (np.diff(chosen) > 0).all()
