@@ -13,7 +13,7 @@ from rich.table import Table
 
 Row = dict[str, Any]
 
-PLAIN_WIDTH = 118
+PLAIN_WIDTH = 124
 """Columns of a table that goes to a file or a pipe."""
 
 
@@ -70,7 +70,7 @@ def bench(report: Row, out: Console) -> None:
         cells = [
             layer["name"],
             layer["op"],
-            layer["kernel"],
+            layer["kernel"].removeprefix("bd_"),
             number(layer["macs"] / 1e6, 2) if layer["macs"] else "-",
             number(microseconds),
             number(speed),
