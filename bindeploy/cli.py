@@ -100,7 +100,7 @@ def train(as_json: bool, **arguments: Any) -> None:
 _ACCURACIES = {
     "float": "the same network in full precision",
     "soft": "weights as training uses them",
-    "hard": "weights and activations of one bit: what is shipped",
+    "hard": "in bits: what is shipped",
 }
 
 

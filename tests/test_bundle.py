@@ -432,10 +432,11 @@ def test_an_onnx_model_in_memory_becomes_a_bundle(packed, tmp_path):
     assert bundle.layers == INTEGER_SHAPES
 
 
-def test_a_model_whose_image_size_is_open_is_refused(packed, tmp_path):
+@pytest.mark.parametrize("shape", [["N", CHANNELS, "height", "width"], [4, CHANNELS, 8, 8]])
+def test_a_model_of_open_images_or_of_a_fixed_batch_is_refused(shape, packed, tmp_path):
     model = packed.clone()
-    model.graph.inputs[0].shape = ir.Shape(["N", CHANNELS, "height", "width"])
-    with pytest.raises(BindeployError, match="one input, all but its first size fixed.*`image`"):
+    model.graph.inputs[0].shape = ir.Shape(shape)
+    with pytest.raises(BindeployError, match="first size open or 1, the others fixed.*`image`"):
         from_source(model, "host", tmp_path / "out")
 
 
@@ -457,6 +458,13 @@ def test_inspecting_counts_a_model_and_its_bundle_alike(packed, made, tmp_path):
     assert model["total"]["binary_macs"] == macs
     assert bundle["layers"] == model["layers"]
     assert bundle["total"]["file_bytes"] == (made / "model.bd").stat().st_size
+
+
+def test_what_is_not_there_cannot_be_inspected(tmp_path):
+    with pytest.raises(
+        BindeployError, match="`.*none.onnx` is not there: give an ONNX file, a bun"
+    ):
+        inspect(tmp_path / "none.onnx")
 
 
 @needs_zig

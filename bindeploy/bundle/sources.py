@@ -124,11 +124,13 @@ def _from_model(model: ir.Model, provenance: dict[str, object]) -> _Source:
 def _input_shape(model: ir.Model) -> tuple[int, ...]:
     """The shape of one image."""
     inputs = [value for value in model.graph.inputs if value.const_value is None]
-    sizes = list(inputs[0].shape or [])[1:] if len(inputs) == 1 else []
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+    batch, *sizes = list(inputs[0].shape or [None]) if len(inputs) == 1 else [None]
+    images = sizes and all(isinstance(size, int) and size > 0 for size in sizes)
+    if not images or (isinstance(batch, int) and batch != 1):
         found = ", ".join(f"`{value.name}` {value.shape}" for value in inputs) or "none"
         raise BindeployError(
-            f"the model must have one input, all but its first size fixed; it has {found}"
+            "the model must have one input, its first size open or 1, the others fixed; "
+            f"it has {found}"
         )
     return tuple(int(size) for size in sizes)  # type: ignore[arg-type]
 
@@ -158,6 +160,8 @@ def inspect(path: Path | str) -> dict[str, Any]:
     from bindeploy.convert.inspect import inspect as cost
 
     path = Path(path)
+    if not path.exists():
+        raise BindeployError(f"`{path}` is not there: give an ONNX file, a bundle or a run")
     if path.is_file():
         return cost(pipeline.load(path))
     if (path / RUN).is_file():

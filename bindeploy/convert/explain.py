@@ -86,7 +86,7 @@ def _reason(node: ir.Node) -> str:
         return "both factors are computed"
     if _reads_input(node):
         return "first layer: weights are float"
-    return f"weights take {np.unique(weight).size} values"
+    return f"weights are float, of {np.unique(weight).size} values"
 
 
 def _reads_input(node: ir.Node) -> bool:

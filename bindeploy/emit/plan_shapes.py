@@ -97,17 +97,28 @@ def _target(node: ir.Node, x: View) -> tuple[int, ...]:
 
 
 def squeeze(builder: Builder, node: ir.Node) -> View:
-    """Squeeze of H and W, both 1."""
+    """Squeeze of H and W, both 1, in one node or in two that follow each other."""
     x = builder.picture(node)
+    before, after = node.inputs[0], node.outputs[0]
+    second = before is not None and _is_squeeze(before.producer())
+    left = [2] if second else [2, 3]
     listed = constant_array(operand(node, 1))
-    axes = [2, 3] if listed is None else sorted(int(axis) % 4 for axis in listed)
-    if axes != [2, 3] or x.activation.shape[1:] != (1, 1):
-        raise refusal(
-            node,
-            f"axes {axes} of [N, {', '.join(map(str, x.shape))}]; "
-            "the runtime squeezes H and W of one pixel",
-        )
-    return builder.alias(node, x, flat=True)
+    axes = left if listed is None else sorted(int(axis) % (2 + len(left)) for axis in listed)
+    one_pixel = x.activation.shape[1:] == (1, 1)
+    if one_pixel and axes == left:
+        return builder.alias(node, x, flat=True)
+    half = not second and axes in ([2], [3])
+    if one_pixel and half and after.uses() and all(_is_squeeze(use.node) for use in after.uses()):
+        return builder.alias(node, x, flat=False)
+    raise refusal(
+        node,
+        f"axes {axes} of [N, {', '.join(map(str, x.shape))}]; "
+        "the runtime squeezes H and W of one pixel",
+    )
+
+
+def _is_squeeze(node: ir.Node | None) -> bool:
+    return node is not None and (node.domain, node.op_type) == ("", "Squeeze")
 
 
 def slice_pixels(builder: Builder, node: ir.Node) -> View:

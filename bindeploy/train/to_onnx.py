@@ -102,13 +102,14 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
 
     `example` is an input [N, ...]; the first axis becomes the dynamic batch. The graph's input is
     called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace,
-    that does not run on `example`, or that calls a binary layer twice, raises BindeployError.
+    that does not run on `example`, that works for one size of the batch alone, or that calls a
+    binary layer twice, raises BindeployError.
     """
     hard = harden(copy.deepcopy(model).cpu().eval())
     example = example.cpu()
-    _try(hard, example)
     if len(example) < 2:
         example = example.repeat(2, *[1] * (example.dim() - 1))  # a batch of 1 is not traced as any
+    _try(hard, example)
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
@@ -129,6 +130,12 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
             f"`{type(model).__name__}` cannot be exported ({reason}): torch.export has to trace it"
         ) from None
     assert program is not None
+    traced = program.model.graph.inputs[0].shape
+    if traced is None or isinstance(traced[0], int):
+        raise BindeployError(
+            f"`{type(model).__name__}` works for a batch of {len(example)} alone: where it gives "
+            "the size of the batch as a number, let it say x.shape[0]"
+        )
     _name_nodes(program.model, hard)
     program.optimize()
     graph = program.model

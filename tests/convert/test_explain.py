@@ -33,7 +33,7 @@ def test_each_layer_has_its_rule_or_its_reason(network):
         "b": "latent BinaryConv2d, thresholded with bn_b",
         "c": "latent BinaryConv2d, bn_c in its scale and bias",
         "d": "latent BinaryWeightLinear",
-        "head": "weights take 80 values",
+        "head": "weights are float, of 80 values",
     }
     assert [layer.binarized for layer in layers.values()] == [False, True, True, True, True, False]
     assert all((layer.rule is None) == (not layer.binarized) for layer in layers.values())

@@ -232,9 +232,19 @@ def test_a_flatten_in_any_spelling_costs_nothing(flatten, graph):
     assert (plan.input_rank, plan.output_rank) == (4, 2)
 
 
-def test_squeeze_after_the_mean_over_pixels_gives_features(graph):
-    body = "m = GlobalAveragePool(x) s = Squeeze(m, a) d = Dropout(s) y = MatMul(d, w)"
-    plan = lower(graph("[N,2,4,4]", body, a=np.array([2, 3]), w=floats(2, 3)))
+@pytest.mark.parametrize(
+    "squeezes",
+    [
+        "s = Squeeze(m, both)",
+        "half = Squeeze(m, last) s = Squeeze(half, last)",
+        "half = Squeeze(m, height) s = Squeeze(half, height)",
+        "half = Squeeze(m, last) s = Squeeze(half, height)",
+    ],
+)
+def test_squeezes_after_the_mean_over_pixels_give_features(squeezes, graph):
+    body = f"m = GlobalAveragePool(x) {squeezes} d = Dropout(s) y = MatMul(d, w)"
+    axes = {"both": np.array([2, 3]), "last": np.array([-1]), "height": np.array([2])}
+    plan = lower(graph("[N,2,4,4]", body, **axes, w=floats(2, 3)))
     assert ops(plan) == ["to_nhwc", "average_pool", "conv", "to_nchw"]
     assert node(plan, "average_pool").kernel == (4, 4)
 

@@ -42,6 +42,8 @@ def test_an_op_without_a_lowering_is_named_with_those_there_are(graph):
         ("[N,4,5,5]", '[p] y = Pad <mode="reflect"> (x, pads)', "pads with the constant 0"),
         ("[N,4,5,5]", "[c] y = Clip(x, high, low)", "are not in order"),
         ("[N,4,5,5]", "[d] y = Div(low, x)", "divides an activation by a constant"),
+        ("[N,4,5,5]", "h = GlobalAveragePool(x) [s] y = Squeeze(h, three)", "squeezes H and W"),
+        ("[N,4,1,5]", "h = Squeeze(x, two) [s] y = Squeeze(h, two)", "squeezes H and W"),
         ("[N,4,5,5]", "[i] y = Identity(low)", "`i`: it reads `low`, a constant"),
     ],
 )
@@ -51,6 +53,8 @@ def test_what_the_runtime_cannot_do_is_refused_in_one_line(x, body, message, gra
         "square": np.ones((5, 5), np.float32),
         "hundred": np.ones((100), np.float32),
         "one": np.array([1]),
+        "two": np.array([2]),
+        "three": np.array([3]),
         "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
         "low": np.float32(-1),
         "high": np.float32(1),

@@ -219,3 +219,14 @@ def test_a_network_that_does_not_run_on_the_example_is_one_line(capfd):
         export(CalledTwice(), torch.randn(2, 5))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+class BatchOfTwo(CalledTwice):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.view(2, 4))
+
+
+def test_a_network_for_one_size_of_the_batch_is_one_line():
+    with pytest.raises(BindeployError, match="`BatchOfTwo` works for a batch of 2 alone") as caught:
+        export(BatchOfTwo(), torch.randn(2, 4))
+    assert "\n" not in str(caught.value)
