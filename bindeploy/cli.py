@@ -7,8 +7,10 @@ imported inside the commands, so that `--help` is instant.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,14 @@ class Road(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("bindeploy: interrupted", err=True)
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read stdout has gone; Python must not find that out again when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:
+            _fail(f"`{error.filename or 'a file'}`: {error.strerror or error}: check the path")
+        except MemoryError as error:
+            _fail(f"out of memory ({error}): give a smaller model or free some")
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -46,7 +56,9 @@ def _fail(message: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=str))
+    from bindeploy.files import json_text
+
+    click.echo(json_text(value))
 
 
 def _console(record: bool = False) -> Any:
@@ -151,6 +163,8 @@ def convert(source: Path, destination: Path, explain: bool, as_json: bool) -> No
     from bindeploy.convert import pipeline
     from bindeploy.emit import onnx as portable
 
+    if destination.exists() and source.exists() and destination.samefile(source):
+        raise BindeployError(f"`{destination}` is the source itself: give another name to write to")
     before = pipeline.load(source)
     after = pipeline.convert(pipeline.load(source))
     portable.save(after, destination)
@@ -228,16 +242,25 @@ def bench(
         save_html(out, html)
 
 
+@contextmanager
+def _bar(length: int, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What shows progress on a terminal; elsewhere nothing, so that a log stays short."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield lambda done, _: bar.update(done - bar.pos)
+
+
 def _bench_bundle(
     path: Path, isa: str | None, compare: str | None, runs: int, as_json: bool, out: Any
 ) -> None:
     from bindeploy import bench, tables
     from bindeploy.bundle import Bundle
 
-    with click.progressbar(length=runs, label="rounds", file=sys.stderr) as bar:
-        report = bench.bench_bundle(
-            Bundle.open(path), runs, compare, isa, lambda done, _: bar.update(done - bar.pos)
-        )
+    opened = Bundle.open(path)
+    with _bar(runs, "rounds") as progress:
+        report = bench.bench_bundle(opened, runs, compare, isa, progress)
     if as_json:
         _print_json(report)
     else:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+LONGEST = 1000
+"""Characters of a message; a name out of a hostile file can be as long as the file."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class BindeployError(Exception):
     """Bad input, in one line: what is wrong, which thing (in backticks), and what would work.
 
     The command line prints it and exits with 2; nothing has been written when it is raised.
+    Whatever a message quotes, it is one line that a terminal prints as it is.
     """
+
+    def __init__(self, message: str) -> None:
+        line = _CONTROL.sub(" ", message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}...")
 
 
 def unknown(what: str, name: str, known: object) -> BindeployError:

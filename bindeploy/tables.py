@@ -78,7 +78,7 @@ def bench(report: Row, out: Console) -> None:
         if compare:
             other = others.get(layer["name"], {}).get("median_us")
             ratio = other / microseconds if other and layer["macs"] else None
-            cells += [number(other), number(ratio)]
+            cells += [number(other or None), number(ratio)]
         return cells
 
     out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
@@ -155,11 +155,10 @@ def inspect(report: Row, out: Console) -> None:
         f"total: {total['binary_macs']:,} binary and {total['float_macs']:,} float "
         f"multiply-accumulates, {total['parameters']:,} parameters"
     )
-    packed = total.get("file_bytes", total["bytes"])
-    out.print(
-        f"size: {size(packed)} packed, {size(total['float_bytes'])} as float32, "
-        f"{total['float_bytes'] / packed:.1f} times smaller"
-    )
+    stored = total.get("file_bytes", total["bytes"])
+    share = f", {total['float_bytes'] / stored:.1f} times smaller" if stored else ""
+    what = "file" if "file_bytes" in total else "weights"
+    out.print(f"{what}: {size(stored)}; as float32 {size(total['float_bytes'])}{share}")
 
 
 def explain(layers: list[Row], out: Console) -> None:

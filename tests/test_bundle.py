@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bindeploy import bits
 from bindeploy.build import PROGRAM
 from bindeploy.bundle import Bundle, Golden, create, from_source, inspect, verify
 from bindeploy.bundle import formats as formats_of_bundles
+from bindeploy.bundle.verification import compare
 from bindeploy.convert import dialect
 from bindeploy.convert.engines import run_numpy
 from bindeploy.emit.onnx import save
@@ -478,3 +480,14 @@ def test_a_bundle_for_another_machine_runs_in_its_emulator(packed, golden, tmp_p
     flip_weight(bundle.plan, packed)
     report = verify(bundle, on="qemu")
     assert not report["ok"] and "layer `body`" in row(report, "qemu")["difference"]
+
+
+@pytest.mark.parametrize(("largest", "agrees"), [(0.5, False), (20.0, True)])
+def test_logits_agree_to_a_share_of_the_largest(largest, agrees, golden):
+    logits = np.zeros_like(golden.logits)
+    logits[:, 1] = largest
+    shifted = logits.copy()
+    shifted[0, 1] += 1.5e-4
+    recorded = replace(golden, logits=logits)
+    row = compare("engine", recorded, (shifted, dict(golden.integers)))
+    assert ("difference" not in row) == agrees

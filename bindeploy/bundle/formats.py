@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bindeploy.build import build
+from bindeploy.errors import BindeployError
 from bindeploy.target import Target
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def _add_runtime(
 ) -> dict[str, object]:
     from bindeploy.emit.plan import write_plan
 
-    write_plan(packed, folder / PLAN)
+    try:
+        write_plan(packed, folder / PLAN)
+    except BindeployError as error:
+        raise BindeployError(f"{error}; --format onnx bundles the portable file alone") from None
     return build(target, folder, progress=progress)
 
 
