@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from bindeploy import __version__
-from bindeploy.errors import BindeployError
+from bindeploy.errors import BindeployError, not_installed
 
 INTERRUPTED = 130
 
@@ -34,6 +34,11 @@ class Road(click.Group):
             status = run(*arguments, **options, standalone_mode=False)
         except BindeployError as error:
             _fail(str(error))
+        except ModuleNotFoundError as error:
+            known = not_installed(error)
+            if known is None:
+                raise
+            _fail(str(known))
         except click.ClickException as error:
             _fail(" ".join(error.format_message().split()))
         except (click.Abort, KeyboardInterrupt):

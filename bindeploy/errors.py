@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import re
 
+EXTRAS = {
+    "torch": "train",
+    "lightning": "train",
+    "safetensors": "train",
+    "sklearn": "train",
+    "tvm": "tvm",
+}
+"""Which extra of this package brings an optional library."""
+
 LONGEST = 1000
 """Characters of a message; a name out of a hostile file can be as long as the file."""
 
@@ -26,3 +35,13 @@ def unknown(what: str, name: str, known: object) -> BindeployError:
     """Error for a name that is in no table: ``unknown target `x`: choose from a, b``."""
     choices = ", ".join(str(choice) for choice in known)  # type: ignore[attr-defined]
     return BindeployError(f"unknown {what} `{name}`: choose from {choices}")
+
+
+def not_installed(error: ModuleNotFoundError) -> BindeployError | None:
+    """Error for an optional library that is absent; None if it is none of ours."""
+    library = (error.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        return None
+    return BindeployError(
+        f"`{library}` is not installed: pip install 'bindeploy[{EXTRAS[library]}]'"
+    )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -112,3 +113,17 @@ def test_a_truncated_plan_is_one_line(digits_bundle, tmp_path, command):
 def test_a_wrong_input_is_named_with_what_the_model_takes(digits_bundle):
     with Session(digits_bundle) as session, pytest.raises(BindeployError, match=r"\[N, 1, 8, 8\]"):
         session.run(None, {"input": np.zeros((1, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize("arguments", [TRAIN, ("export", "{run}", *FOR_HOST)])
+def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    arguments, foreign, digits_run, command, monkeypatch
+):
+    for name in [*sys.modules]:
+        if name.startswith("bindeploy.train.") and "methods" not in name:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    places = {"foreign": foreign, "run": digits_run}
+    result = command(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert "`torch` is not installed: pip install 'bindeploy[train]'" in result.stderr

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bindeploy.bundle.folder import Bundle, Golden
 from bindeploy.bundle.formats import FORMATS, Progress
 from bindeploy.bundle.writing import create
-from bindeploy.errors import BindeployError, unknown
+from bindeploy.errors import BindeployError, not_installed, unknown
 from bindeploy.on.transport import Results
 from bindeploy.target import Target, load
 
@@ -102,9 +102,7 @@ def _export(run: Path) -> Any:
     try:
         from bindeploy.train.to_onnx import from_run
     except ModuleNotFoundError as error:
-        raise BindeployError(
-            f"run `{run}` needs `{error.name}`: pip install 'bindeploy[train]'"
-        ) from error
+        raise not_installed(error) or error from None
     return from_run(run)
 
 

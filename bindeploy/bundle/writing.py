@@ -93,4 +93,4 @@ def _write_golden(golden: Golden, folder: Path) -> None:
     np.save(folder / INPUT, np.asarray(golden.inputs, np.float32))
     np.save(folder / LOGITS, np.asarray(golden.logits, np.float32))
     integers = {name: np.asarray(array, np.int32) for name, array in golden.integers.items()}
-    np.savez(folder / INTEGERS, allow_pickle=False, **integers)
+    np.savez_compressed(folder / INTEGERS, allow_pickle=False, **integers)
