@@ -9,7 +9,15 @@ from bindeploy.files import resource
 from bindeploy.kernels import KERNELS, Kernel, read
 
 SOURCES = resource("runtime") / "src"
-OUTPUTS = {"bgemm": "i32", "fgemm": "f32", "binarize": "b1"}
+OUTPUTS = {
+    "bgemm": "i32",
+    "bgemv": "i32",
+    "fgemv": "f32",
+    "fgemm": "f32",
+    "binarize": "b1",
+    "affine": "f32",
+    "threshold": "b1",
+}
 ISAS = ["scalar", "avx2", "avx512", "neon"]
 by_name = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 

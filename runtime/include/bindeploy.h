@@ -69,8 +69,9 @@ BD_API void bd_node_at(const bd_model *model, size_t index, bd_node *node);
 /* Time every node of each following run (two clock reads a node). */
 BD_API void bd_profile(bd_model *model, int on);
 
-/* Called for every tile of every binary convolution while an observer is set: the integers before scale or threshold,
- * dots[m * stride + n] for output pixels first_pixel + m (row-major) and filters first_filter + n. */
+/* Called while an observer is set, for some pixels by some filters at a time, until it has seen every integer of every
+ * binary convolution once, before scale or threshold: dots[m * stride + n] for output pixels first_pixel + m
+ * (row-major) and filters first_filter + n. */
 typedef void bd_observer(void *user, size_t node, size_t first_pixel, size_t pixels, size_t first_filter,
                          size_t filters, const int32_t *dots, size_t stride);
 BD_API void bd_observe(bd_model *model, bd_observer *observer, void *user);

@@ -54,8 +54,12 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
     }
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         struct bd_step *step = &model->steps[i];
+        int one_pixel = step->op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
         if (step->op->kernel_op != NULL)
-            step->kernel = bd_choose(step->op->kernel_op, step->op->kernel_out, isa);
+            step->kernel =
+                bd_choose(one_pixel ? step->op->one_pixel_op : step->op->kernel_op, step->op->kernel_out, isa);
+        if (step->op->transform_op != NULL)
+            step->transform = bd_choose(step->op->transform_op, step->op->transform_out, isa);
     }
     return 0;
 }

@@ -48,11 +48,12 @@ struct bd_tiled {
     size_t row_bytes;       /* one input pixel */
     unsigned char *weights; /* blocks of block_bytes */
     size_t block_bytes;
-    ptrdiff_t *tap_offsets; /* [taps]: bytes from a window's first tap to each of its taps */
-    int32_t *tap_sums;      /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
-    int32_t *thresholds;    /* [blocks * NR] */
-    uint64_t *flips;        /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
-    size_t chunk;           /* tiles of pixels whose row pointers are made at once */
+    ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
+    int32_t *tap_sums;  /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
+    int32_t *thresholds; /* [blocks * NR] */
+    uint64_t *flips;     /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
+    size_t chunk;        /* tiles of pixels whose row pointers are made at once */
+    size_t strip;        /* tiles of pixels whose sums are transformed at once */
 };
 
 struct bd_step {
@@ -61,7 +62,8 @@ struct bd_step {
     const char *name;
     const struct bd_tensor *in[BD_MAX_INPUTS]; /* NULL where absent */
     const struct bd_tensor *out;
-    const struct bd_kernel *kernel; /* NULL where the op has none */
+    const struct bd_kernel *kernel;    /* NULL where the op has none */
+    const struct bd_kernel *transform; /* of the kernel's tile into the output; NULL where the op has none */
     struct bd_window window;
     struct bd_tiled tiled;
     uint64_t macs;
@@ -75,7 +77,7 @@ struct bd_room {
 };
 
 /* Shared by all steps, since one runs at a time: each has the bytes of the step that needs most. */
-enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_ZEROS, BD_SHARED_COUNT };
+enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_ZEROS, BD_SHARED_COUNT };
 
 struct bd_model {
     struct bd_plan_header header;
@@ -101,6 +103,9 @@ struct bd_operator {
     int constants_from;    /* inputs from this one on are constants */
     const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
+    const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
+    const char *transform_op; /* "affine", "threshold" or NULL */
+    const char *transform_out;
     /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window and macs. */
     int (*check)(struct bd_step *step, char *error);
     /* Takes memory and, when the room has a base, fills it. NULL where nothing is needed. */

@@ -19,11 +19,30 @@ typedef void bd_bgemm_i32_function(size_t taps, size_t words, int32_t depth, con
 typedef void bd_fgemm_f32_function(size_t taps, size_t channels, const float *const *rows, const float *weights,
                                    float *out, size_t out_stride);
 
+/* The same with MR = 1: for a layer whose output is one pixel, which a wider tile would compute MR times. */
+typedef bd_bgemm_i32_function bd_bgemv_i32_function;
+typedef bd_fgemm_f32_function bd_fgemv_f32_function;
+
 /* bits[p * ceil(channels / 64) + k]: bit c % 64 of word c / 64 is 1 where !(values[p * channels + c] >= 0) */
 typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float *values, uint64_t *bits);
 
+/* out[m * out_stride + n] = clamp(scale[n] * dots[m * dots_stride + n] + bias[n])
+ * for m < pixels, n < filters <= BD_MAX_NR. The integer becomes the nearest float, then the product is rounded, then
+ * the sum: never fused, so that every row gives the same float. clamp(v) is minimum where v < minimum, maximum where v
+ * > maximum, else v. */
+typedef void bd_affine_f32_function(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                                    const float *scale, const float *bias, float minimum, float maximum, float *out,
+                                    size_t out_stride);
+
+/* bit first + n of bits[m * bits_stride] = (dots[m * dots_stride + n] < thresholds[n]) ^ (bit n of flips)
+ * for m < pixels, n < filters <= 64 - first. A word is written from its lowest bit on: where `first` is 0 all higher
+ * bits become 0, and where it is not they must still be 0. Flips has no bit from `filters` on. */
+typedef void bd_threshold_b1_function(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                                      const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
+                                      size_t bits_stride);
+
 struct bd_kernel {
-    const char *op;  /* bgemm, fgemm, binarize */
+    const char *op;  /* bgemm, bgemv, fgemm, fgemv, binarize, affine, threshold */
     const char *out; /* i32, f32, b1 */
     const char *isa;
     const char *name;
@@ -31,7 +50,11 @@ struct bd_kernel {
     union {
         bd_bgemm_i32_function *bgemm_i32;
         bd_fgemm_f32_function *fgemm_f32;
+        bd_bgemv_i32_function *bgemv_i32;
+        bd_fgemv_f32_function *fgemv_f32;
         bd_binarize_b1_function *binarize_b1;
+        bd_affine_f32_function *affine_f32;
+        bd_threshold_b1_function *threshold_b1;
     } run;
 };
 

@@ -394,8 +394,17 @@ def contracting_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ct
     yield load_library(build(output, SOURCES, *flags))
 
 
-def test_scale_and_bias_are_never_fused(contracting_library: ctypes.CDLL, tmp_path: Path) -> None:
+X86_FLAGS = {"avx2": " avx2 ", "avx512": " avx512_vpopcntdq "}
+"""What Linux calls the instruction sets of kernels that only some CPUs have."""
+
+
+@pytest.mark.parametrize("isa", [*ISAS, *X86_FLAGS])
+def test_scale_and_bias_are_never_fused(
+    contracting_library: ctypes.CDLL, tmp_path: Path, isa: str | None
+) -> None:
     """With bias = -round(scale * dot) the rounded sum is 0 and the fused one is not."""
+    if isa in X86_FLAGS and X86_FLAGS[isa] not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"this CPU has no {isa}")
     scale = np.random.default_rng(3).standard_normal(64, np.float32)
     x = np.full((1, 1, 64), 3.0, np.float32)
     weights = np.ones((64, 1, 1, 64), np.float32)
@@ -413,7 +422,7 @@ def test_scale_and_bias_are_never_fused(contracting_library: ctypes.CDLL, tmp_pa
         plan.node(op, (source, *(inputs[1:] if op == "affine" else inputs)), y)
         path = tmp_path / f"{op}.bd"
         path.write_bytes(finish(plan, y))
-        model = Model(contracting_library, path, None)
+        model = Model(contracting_library, path, isa)
         np.testing.assert_array_equal(run(model, x), np.zeros((1, 1, 64)), err_msg=op)
 
 
@@ -441,6 +450,21 @@ def test_description_and_nodes(open_plan: Open, library: ctypes.CDLL) -> None:
     library.bd_profile(model.handle, 1)
     run(model, x)
     assert model.node(BINARY_CONV).nanoseconds > 0
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("size", "op"), [(1, b"bd_bgemv_"), (2, b"bd_bgemm_")])
+def test_a_layer_of_one_pixel_has_a_kernel_of_one_pixel(
+    open_plan: Open, size: int, op: bytes, isa: str | None
+) -> None:
+    random = np.random.default_rng(5)
+    x = random.standard_normal((1, size, 70), np.float32)
+    weights = signs(random, 21, 1, 1, 70)
+    vectors = (np.ones(21, np.float32), np.zeros(21, np.float32))
+    window = WINDOWS["1x1"]
+    model = open_plan(binary_conv_plan(x, weights, vectors, window), isa)
+    assert model.node(BINARY_CONV).kernel.startswith(op)
+    np.testing.assert_array_equal(run(model, x), dots_of(x, weights, window, 1))
 
 
 def test_a_run_allocates_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bindeploy.kernels import KERNELS
 
 RUNTIME = resource("runtime")
 SOURCES = [
-    RUNTIME / "test" / "check_kernels.c",
+    *sorted(RUNTIME.glob("test/check_*.c")),
     RUNTIME / "src" / "cpu.c",
     RUNTIME / "src" / "dispatch.c",
     *sorted(RUNTIME.glob("src/kernels/*.c")),
@@ -102,13 +102,37 @@ def test_clang_compiles_them_without_a_warning(tmp_path):
     assert names("scalar") <= verdicts.keys()
 
 
+FUSE = [*STRICT, "-O3", "-ffp-contract=fast"]
+"""What a compiler does by itself where nobody says -ffp-contract=off."""
+
+
+@needs("cc")
+@pytest.mark.parametrize("compiler", ["cc", "clang-19"])
+def test_no_compiler_fuses_what_rounds_twice(compiler, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    machine = ["-mfma"] if platform.machine() == "x86_64" else []
+    if machine and " fma " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no fused multiply-add")
+    verdicts = compile_and_run([compiler], [*FUSE, *machine], tmp_path)
+    assert verdicts["bd_affine_f32_1x1__scalar"] == "ok"
+
+
+@needs_zig
+@needs("qemu-aarch64")
+def test_64_bit_arm_fuses_nothing_that_rounds_twice(tmp_path):
+    target = ["-target", "aarch64-linux-musl", "-static"]
+    verdicts = compile_and_run(ZIG, [*target, *FUSE], tmp_path, "qemu-aarch64")
+    assert verdicts["bd_affine_f32_1x1__neon"] == "ok"
+
+
 @needs_zig
 @needs("qemu-aarch64")
 def test_64_bit_arm_is_right(tmp_path):
     target = ["-target", "aarch64-linux-musl", "-static"]
     verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, "qemu-aarch64")
     assert verdicts["bd_bgemm_i32_3x8__neon"] == "ok"
-    assert len(verdicts.keys() & names("neon")) == 3
+    assert len(verdicts.keys() & names("neon")) == 7
 
 
 @needs_zig
@@ -117,4 +141,4 @@ def test_32_bit_arm_is_right(tmp_path):
     target = ["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon", "-static"]
     verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, "qemu-arm")
     assert verdicts["bd_bgemm_i32_3x4__neon"] == "ok"
-    assert len(verdicts.keys() & names("neon")) == 3
+    assert len(verdicts.keys() & names("neon")) == 6

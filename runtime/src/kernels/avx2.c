@@ -11,6 +11,7 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #endif
 
+#include "../affine.h"
 #include "tile.h"
 
 /* A byte counts at most 8 ones a word: 31 words fit before it must be widened. */
@@ -27,10 +28,10 @@ BD_INLINE __m256i popcount_bytes(__m256i x) {
 }
 
 /* out -= 2 * ones of the tile, and start the bytes anew: sums of eight bytes are a filter's count, in 64 bits. */
-BD_INLINE void subtract_ones(__m256i bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
+BD_INLINE void subtract_ones(size_t mr, __m256i bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
     const __m256i zero = _mm256_setzero_si256();
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++) {
+    for (size_t m = 0; m < mr; m++) {
         __m256 first = _mm256_castsi256_ps(_mm256_sad_epu8(bytes[m][0], zero));
         __m256 second = _mm256_castsi256_ps(_mm256_sad_epu8(bytes[m][1], zero));
         __m256i low_halves = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88));
@@ -42,21 +43,21 @@ BD_INLINE void subtract_ones(__m256i bytes[MR][REGISTERS], int32_t *out, size_t 
 }
 
 /* The sums stand in `out`, so that the registers hold nothing but bytes, weights and the table. */
-void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                            const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                     const uint64_t *weights, int32_t *out, size_t out_stride) {
     __m256i bytes[MR][REGISTERS];
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++) {
+    for (size_t m = 0; m < mr; m++) {
         _mm256_storeu_si256((__m256i *)(out + m * out_stride), _mm256_set1_epi32(depth));
         bytes[m][0] = bytes[m][1] = _mm256_setzero_si256();
     }
     size_t counted = 0;
-    for (size_t t = 0; t < taps; t++, rows += MR)
+    for (size_t t = 0; t < taps; t++, rows += mr)
         for (size_t first = 0; first < words; first += BYTE_WORDS) {
             size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
             counted += end - first;
             if (counted > BYTE_WORDS) {
-                subtract_ones(bytes, out, out_stride);
+                subtract_ones(mr, bytes, out, out_stride);
                 counted = end - first;
             }
             for (size_t k = first; k < end; k++, weights += NR) {
@@ -65,7 +66,7 @@ void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint
                 for (size_t n = 0; n < REGISTERS; n++)
                     filters[n] = _mm256_loadu_si256((const __m256i *)(weights + n * LANES));
                 BD_UNROLL
-                for (size_t m = 0; m < MR; m++) {
+                for (size_t m = 0; m < mr; m++) {
                     __m256i pixel = _mm256_set1_epi64x((long long)rows[m][k]);
                     BD_UNROLL
                     for (size_t n = 0; n < REGISTERS; n++)
@@ -73,11 +74,32 @@ void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint
                 }
             }
         }
-    subtract_ones(bytes, out, out_stride);
+    subtract_ones(mr, bytes, out, out_stride);
+}
+
+void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                            const uint64_t *weights, int32_t *out, size_t out_stride) {
+    bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+}
+
+void bd_bgemv_i32_1x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                            const uint64_t *weights, int32_t *out, size_t out_stride) {
+    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
 }
 
 #define FGEMM_NAME bd_fgemm_f32_6x16__avx2
 #define FGEMM_MR 6
+#define FGEMM_REGISTERS 2
+#define FGEMM_LANES 8
+#define FGEMM_VECTOR __m256
+#define FGEMM_ZERO _mm256_setzero_ps
+#define FGEMM_LOAD _mm256_loadu_ps
+#define FGEMM_STORE _mm256_storeu_ps
+#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm256_fmadd_ps(weights, _mm256_set1_ps(value), sum)
+#include "fgemm.h"
+
+#define FGEMM_NAME bd_fgemv_f32_1x16__avx2
+#define FGEMM_MR 1
 #define FGEMM_REGISTERS 2
 #define FGEMM_LANES 8
 #define FGEMM_VECTOR __m256
@@ -108,6 +130,43 @@ void bd_binarize_b1_1x1__avx2(size_t pixels, size_t channels, const float *value
         if (c < channels)
             *bits++ = binarize_word(values + c, channels - c);
     }
+}
+
+void bd_affine_f32_1x1__avx2(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride, const float *scale,
+                             const float *bias, float minimum, float maximum, float *out, size_t out_stride) {
+    const __m256 lowest = _mm256_set1_ps(minimum), highest = _mm256_set1_ps(maximum);
+    size_t n = 0;
+    for (; n + 8 <= filters; n += 8) {
+        __m256 factors = _mm256_loadu_ps(scale + n), terms = _mm256_loadu_ps(bias + n);
+        for (size_t m = 0; m < pixels; m++) {
+            __m256i integers = _mm256_loadu_si256((const __m256i *)(dots + m * dots_stride + n));
+            __m256 product = _mm256_mul_ps(factors, _mm256_cvtepi32_ps(integers));
+            BD_ROUND_PRODUCT(product, "x");
+            __m256 value = _mm256_max_ps(lowest, _mm256_add_ps(product, terms));
+            _mm256_storeu_ps(out + m * out_stride + n, _mm256_min_ps(highest, value));
+        }
+    }
+    if (n < filters)
+        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n, minimum, maximum,
+                                  out + n, out_stride);
+}
+
+void bd_threshold_b1_1x1__avx2(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                               const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
+                               size_t bits_stride) {
+    size_t n = 0;
+    for (; n + 8 <= filters; n += 8) {
+        __m256i limits = _mm256_loadu_si256((const __m256i *)(thresholds + n));
+        for (size_t m = 0; m < pixels; m++) {
+            __m256i integers = _mm256_loadu_si256((const __m256i *)(dots + m * dots_stride + n));
+            __m256 below = _mm256_castsi256_ps(_mm256_cmpgt_epi32(limits, integers));
+            uint64_t field = (unsigned)_mm256_movemask_ps(below);
+            bd_put_field(bits + m * bits_stride, first + n, field ^ (flips >> n & 0xff));
+        }
+    }
+    if (n < filters)
+        bd_threshold_b1_1x1__scalar(pixels, filters - n, dots + n, dots_stride, thresholds + n, flips >> n, first + n,
+                                    bits, bits_stride);
 }
 
 #if defined(__clang__)

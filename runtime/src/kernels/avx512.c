@@ -12,6 +12,7 @@
                              apply_to = function)
 #endif
 
+#include "../affine.h"
 #include "tile.h"
 
 enum { MR = 7, REGISTERS = 2, LANES = 8, NR = REGISTERS * LANES };
@@ -23,24 +24,23 @@ BD_INLINE __m512i dots(__m512i depth, __m512i ones_low, __m512i ones_high) {
     return _mm512_sub_epi32(depth, _mm512_add_epi32(ones, ones));
 }
 
-/* A tile of 7 x 16 is as fast as any that fits the registers, and divides the usual maps (7, 14, 28, 56 wide). */
-void bd_bgemm_i32_7x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                               const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                     const uint64_t *weights, int32_t *out, size_t out_stride) {
     __m512i ones[MR][REGISTERS];
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++) {
+    for (size_t m = 0; m < mr; m++) {
         BD_UNROLL
         for (size_t n = 0; n < REGISTERS; n++)
             ones[m][n] = _mm512_setzero_si512();
     }
-    for (size_t t = 0; t < taps; t++, rows += MR)
+    for (size_t t = 0; t < taps; t++, rows += mr)
         for (size_t k = 0; k < words; k++, weights += NR) {
             __m512i filters[REGISTERS];
             BD_UNROLL
             for (size_t n = 0; n < REGISTERS; n++)
                 filters[n] = _mm512_loadu_si512(weights + n * LANES);
             BD_UNROLL
-            for (size_t m = 0; m < MR; m++) {
+            for (size_t m = 0; m < mr; m++) {
                 __m512i pixel = _mm512_set1_epi64((long long)rows[m][k]);
                 BD_UNROLL
                 for (size_t n = 0; n < REGISTERS; n++)
@@ -49,12 +49,34 @@ void bd_bgemm_i32_7x16__avx512(size_t taps, size_t words, int32_t depth, const u
         }
     __m512i depths = _mm512_set1_epi32(depth);
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++)
+    for (size_t m = 0; m < mr; m++)
         _mm512_storeu_si512(out + m * out_stride, dots(depths, ones[m][0], ones[m][1]));
+}
+
+/* A tile of 7 x 16 is as fast as any that fits the registers, and divides the usual maps (7, 14, 28, 56 wide). */
+void bd_bgemm_i32_7x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                               const uint64_t *weights, int32_t *out, size_t out_stride) {
+    bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+}
+
+void bd_bgemv_i32_1x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                               const uint64_t *weights, int32_t *out, size_t out_stride) {
+    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
 }
 
 #define FGEMM_NAME bd_fgemm_f32_7x16__avx512
 #define FGEMM_MR 7
+#define FGEMM_REGISTERS 1
+#define FGEMM_LANES 16
+#define FGEMM_VECTOR __m512
+#define FGEMM_ZERO _mm512_setzero_ps
+#define FGEMM_LOAD _mm512_loadu_ps
+#define FGEMM_STORE _mm512_storeu_ps
+#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm512_fmadd_ps(weights, _mm512_set1_ps(value), sum)
+#include "fgemm.h"
+
+#define FGEMM_NAME bd_fgemv_f32_1x16__avx512
+#define FGEMM_MR 1
 #define FGEMM_REGISTERS 1
 #define FGEMM_LANES 16
 #define FGEMM_VECTOR __m512
@@ -83,6 +105,49 @@ void bd_binarize_b1_1x1__avx512(size_t pixels, size_t channels, const float *val
             *bits++ = binarize_word(values + c, 64);
         if (c < channels)
             *bits++ = binarize_word(values + c, channels - c);
+    }
+}
+
+/* max and min give their second operand where the first is no greater or no less: what bd_clamp does, -0 included. */
+BD_INLINE __m512 affine(__m512i integers, __m512 scale, __m512 bias, __m512 minimum, __m512 maximum) {
+    __m512 product = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(integers));
+    BD_ROUND_PRODUCT(product, "v");
+    return _mm512_min_ps(maximum, _mm512_max_ps(minimum, _mm512_add_ps(product, bias)));
+}
+
+/* Whole vectors first, without a mask; then the filters that are left, of which no lane past the last is touched. */
+void bd_affine_f32_1x1__avx512(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                               const float *scale, const float *bias, float minimum, float maximum, float *out,
+                               size_t out_stride) {
+    const __m512 lowest = _mm512_set1_ps(minimum), highest = _mm512_set1_ps(maximum);
+    for (; filters >= 16; filters -= 16, dots += 16, scale += 16, bias += 16, out += 16) {
+        __m512 factors = _mm512_loadu_ps(scale), terms = _mm512_loadu_ps(bias);
+        for (size_t m = 0; m < pixels; m++) {
+            __m512i integers = _mm512_loadu_si512(dots + m * dots_stride);
+            _mm512_storeu_ps(out + m * out_stride, affine(integers, factors, terms, lowest, highest));
+        }
+    }
+    __mmask16 lanes = (__mmask16)((1u << filters) - 1);
+    __m512 factors = _mm512_maskz_loadu_ps(lanes, scale), terms = _mm512_maskz_loadu_ps(lanes, bias);
+    for (size_t m = 0; m < pixels && filters > 0; m++) {
+        __m512i integers = _mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride);
+        __m512 values = affine(integers, factors, terms, lowest, highest);
+        _mm512_mask_storeu_ps(out + m * out_stride, lanes, values);
+    }
+}
+
+/* Sixteen filters a turn, so that their thresholds are read once. */
+void bd_threshold_b1_1x1__avx512(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                                 const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
+                                 size_t bits_stride) {
+    for (size_t n = 0; n < filters; n += 16) {
+        __mmask16 lanes = (__mmask16)(filters - n < 16 ? (1u << (filters - n)) - 1 : 0xffff);
+        __m512i limits = _mm512_maskz_loadu_epi32(lanes, thresholds + n);
+        for (size_t m = 0; m < pixels; m++) {
+            __m512i integers = _mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride + n);
+            uint64_t below = _mm512_mask_cmplt_epi32_mask(lanes, integers, limits);
+            bd_put_field(bits + m * bits_stride, first + n, below ^ (flips >> n & 0xffff));
+        }
     }
 }
 

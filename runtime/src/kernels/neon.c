@@ -6,13 +6,16 @@
 
 #include <arm_neon.h>
 
+#include "../affine.h"
 #include "tile.h"
 
 #if defined(__aarch64__)
 #define BGEMM_NAME bd_bgemm_i32_3x8__neon
+#define BGEMV_NAME bd_bgemv_i32_1x8__neon
 enum { REGISTERS = 4 };
 #else
 #define BGEMM_NAME bd_bgemm_i32_3x4__neon
+#define BGEMV_NAME bd_bgemv_i32_1x4__neon
 enum { REGISTERS = 2 };
 #endif
 
@@ -20,9 +23,9 @@ enum { REGISTERS = 2 };
 enum { MR = 3, LANES = 2, NR = REGISTERS * LANES, BYTE_WORDS = 31 };
 
 /* out -= 2 * ones of the tile, and start the bytes anew: sums of eight bytes are a filter's count. */
-BD_INLINE void subtract_ones(uint8x16_t bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
+BD_INLINE void subtract_ones(size_t mr, uint8x16_t bytes[MR][REGISTERS], int32_t *out, size_t out_stride) {
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++) {
+    for (size_t m = 0; m < mr; m++) {
         BD_UNROLL
         for (size_t n = 0; n < REGISTERS; n++) {
             uint32x4_t halves = vpaddlq_u16(vpaddlq_u8(bytes[m][n]));
@@ -35,11 +38,11 @@ BD_INLINE void subtract_ones(uint8x16_t bytes[MR][REGISTERS], int32_t *out, size
 }
 
 /* The sums stand in `out`, so that the registers hold nothing but bytes and weights. */
-BD_INLINE void bgemm(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
-                     int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
+                     const uint64_t *weights, int32_t *out, size_t out_stride) {
     uint8x16_t bytes[MR][REGISTERS];
     BD_UNROLL
-    for (size_t m = 0; m < MR; m++) {
+    for (size_t m = 0; m < mr; m++) {
         BD_UNROLL
         for (size_t n = 0; n < REGISTERS; n++) {
             vst1_s32(out + m * out_stride + n * LANES, vdup_n_s32(depth));
@@ -47,12 +50,12 @@ BD_INLINE void bgemm(size_t taps, size_t words, int32_t depth, const uint64_t *c
         }
     }
     size_t counted = 0;
-    for (size_t t = 0; t < taps; t++, rows += MR)
+    for (size_t t = 0; t < taps; t++, rows += mr)
         for (size_t first = 0; first < words; first += BYTE_WORDS) {
             size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
             counted += end - first;
             if (counted > BYTE_WORDS) {
-                subtract_ones(bytes, out, out_stride);
+                subtract_ones(mr, bytes, out, out_stride);
                 counted = end - first;
             }
             for (size_t k = first; k < end; k++, weights += NR) {
@@ -61,7 +64,7 @@ BD_INLINE void bgemm(size_t taps, size_t words, int32_t depth, const uint64_t *c
                 for (size_t n = 0; n < REGISTERS; n++)
                     filters[n] = vreinterpretq_u8_u64(vld1q_u64(weights + n * LANES));
                 BD_UNROLL
-                for (size_t m = 0; m < MR; m++) {
+                for (size_t m = 0; m < mr; m++) {
                     uint8x16_t pixel = vreinterpretq_u8_u64(vld1q_dup_u64(rows[m] + k));
                     BD_UNROLL
                     for (size_t n = 0; n < REGISTERS; n++)
@@ -69,16 +72,21 @@ BD_INLINE void bgemm(size_t taps, size_t words, int32_t depth, const uint64_t *c
                 }
             }
         }
-    subtract_ones(bytes, out, out_stride);
+    subtract_ones(mr, bytes, out, out_stride);
 }
 
 /* Rows of one word lose the loop over words. Rows of two or four gain nothing: unrolled, GCC spills them. */
 void BGEMM_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
                 int32_t *out, size_t out_stride) {
     if (words == 1)
-        bgemm(taps, 1, depth, rows, weights, out, out_stride);
+        bgemm(MR, taps, 1, depth, rows, weights, out, out_stride);
     else
-        bgemm(taps, words, depth, rows, weights, out, out_stride);
+        bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+}
+
+void BGEMV_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
+                int32_t *out, size_t out_stride) {
+    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
 }
 
 #if defined(__aarch64__)
@@ -88,6 +96,21 @@ void BGEMM_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const 
 #else
 #define FGEMM_NAME bd_fgemm_f32_4x8__neon
 #define FGEMM_MR 4
+#define FGEMM_MULTIPLY_ADD vmlaq_n_f32
+#endif
+#define FGEMM_REGISTERS 2
+#define FGEMM_LANES 4
+#define FGEMM_VECTOR float32x4_t
+#define FGEMM_ZERO() vdupq_n_f32(0)
+#define FGEMM_LOAD vld1q_f32
+#define FGEMM_STORE vst1q_f32
+#include "fgemm.h"
+
+#define FGEMM_NAME bd_fgemv_f32_1x8__neon
+#define FGEMM_MR 1
+#if defined(__aarch64__)
+#define FGEMM_MULTIPLY_ADD vfmaq_n_f32
+#else
 #define FGEMM_MULTIPLY_ADD vmlaq_n_f32
 #endif
 #define FGEMM_REGISTERS 2
@@ -129,6 +152,52 @@ void bd_binarize_b1_1x1__neon(size_t pixels, size_t channels, const float *value
             *bits++ = binarize_word(values + c);
         if (c < channels)
             bd_binarize_b1_1x1__scalar(1, channels - c, values + c, bits++);
+    }
+}
+
+/* 64-bit ARM alone: NEON of 32-bit ARM flushes denormals to zero, so there the scalar row is the exact one. The clamp
+ * compares and selects, since vmaxq_f32 would take -0 for less than 0. */
+#if defined(__aarch64__)
+void bd_affine_f32_1x1__neon(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride, const float *scale,
+                             const float *bias, float minimum, float maximum, float *out, size_t out_stride) {
+    const float32x4_t lowest = vdupq_n_f32(minimum), highest = vdupq_n_f32(maximum);
+    size_t n = 0;
+    for (; n + 4 <= filters; n += 4) {
+        float32x4_t factors = vld1q_f32(scale + n), terms = vld1q_f32(bias + n);
+        for (size_t m = 0; m < pixels; m++) {
+            float32x4_t product = vmulq_f32(factors, vcvtq_f32_s32(vld1q_s32(dots + m * dots_stride + n)));
+            BD_ROUND_PRODUCT(product, "w");
+            float32x4_t value = vaddq_f32(product, terms);
+            value = vbslq_f32(vcltq_f32(value, lowest), lowest, value);
+            value = vbslq_f32(vcgtq_f32(value, highest), highest, value);
+            vst1q_f32(out + m * out_stride + n, value);
+        }
+    }
+    if (n < filters)
+        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n, minimum, maximum,
+                                  out + n, out_stride);
+}
+#endif
+
+/* Bit i of four is 1 where dots[i] < thresholds[i]. */
+BD_INLINE uint64_t below(const int32_t *dots, const int32_t *thresholds) {
+    const uint16x4_t own = vcreate_u16(UINT64_C(0x0008000400020001));
+    uint16x4_t bits = vand_u16(vmovn_u32(vcltq_s32(vld1q_s32(dots), vld1q_s32(thresholds))), own);
+    bits = vpadd_u16(bits, bits);
+    return vget_lane_u16(vpadd_u16(bits, bits), 0);
+}
+
+void bd_threshold_b1_1x1__neon(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                               const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
+                               size_t bits_stride) {
+    for (size_t m = 0; m < pixels; m++, dots += dots_stride, bits += bits_stride) {
+        uint64_t field = 0;
+        size_t n = 0;
+        for (; n + 4 <= filters; n += 4)
+            field |= below(dots + n, thresholds + n) << n;
+        for (; n < filters; n++)
+            field |= (uint64_t)(dots[n] < thresholds[n]) << n;
+        bd_put_field(bits, first, field ^ flips);
     }
 }
 

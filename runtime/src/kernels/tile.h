@@ -2,6 +2,9 @@
 #ifndef BD_KERNELS_TILE_H
 #define BD_KERNELS_TILE_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #define BD_INLINE static inline __attribute__((always_inline))
 
 #if defined(__clang__)
@@ -9,5 +12,10 @@
 #else
 #define BD_UNROLL _Pragma("GCC unroll 64")
 #endif
+
+/* Puts `field` at bit `first` of a word that is written from its lowest bit on. */
+BD_INLINE void bd_put_field(uint64_t *word, size_t first, uint64_t field) {
+    *word = first == 0 ? field : *word | field << first;
+}
 
 #endif

@@ -2,10 +2,13 @@
  *
  *   dot = K - 2 popcount(a xor w)      K channels times taps, padded taps read +1
  *   dot -= sum over padded taps of (C - 2 popcount(w[tap]))      where a padded tap adds nothing (pad_value 0) */
-#include "affine.h"
 #include "convolution.h"
 
 #include <string.h>
+
+#define BD_KERNEL(op, out, mr, nr, isa, name) _Static_assert(64 % (nr) == 0, "blocks of " #name " fill words of bits");
+#include "../kernels.inc"
+#undef BD_KERNEL
 
 static int check_pad_value(const struct bd_step *step, char *error) {
     int value = step->node->pad_value;
@@ -90,86 +93,66 @@ static const void *block_weights(const struct bd_model *model, const struct bd_s
     return step->tiled.weights + block * step->tiled.block_bytes;
 }
 
-/* Takes back what the rows of zeros, read as +1, have added. */
-static void subtract_padding(const struct bd_step *step, const struct bd_tile *tile, int32_t *restrict dots) {
-    size_t nr = (size_t)step->kernel->nr;
-    const int32_t *sums = step->tiled.tap_sums + tile->block * (size_t)step->tiled.taps * nr;
-    for (uint32_t i = 0; i < tile->padded; i++) {
-        const int32_t *sum = sums + tile->padding[i].tap * nr;
-        int32_t *dot = dots + tile->padding[i].pixel * nr;
-        for (size_t n = 0; n < nr; n++)
-            dot[n] -= sum[n];
-    }
+static void subtract(size_t count, const int32_t *restrict from, int32_t *restrict to) {
+    for (size_t i = 0; i < count; i++)
+        to[i] -= from[i];
 }
 
-/* dots[m * NR + n]: the integers of one tile, exact, which is what an observer sees. */
-static void multiply(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile,
-                     int32_t *dots) {
-    size_t nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
-    int32_t depth = step->tiled.taps * step->window.channels;
-    step->kernel->run.bgemm_i32(taps, bd_words(step->window.channels), depth, (const uint64_t *const *)tile->rows,
-                                tile->weights, dots, nr);
+/* Takes back what the rows of zeros, read as +1, have added. */
+static void subtract_padding(const struct bd_step *step, const struct bd_strip *strip) {
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
+    const int32_t *tap_sums = step->tiled.tap_sums + strip->block * taps * nr;
+    for (size_t tile = 0; tile < strip->tiles; tile++)
+        for (uint32_t i = 0; i < strip->padded[tile]; i++) {
+            struct bd_padding padding = strip->padding[tile * taps * mr + i];
+            subtract(nr, tap_sums + padding.tap * nr, (int32_t *)strip->sums + (tile * mr + padding.pixel) * nr);
+        }
+}
+
+/* The integers of one strip, exact, which is what an observer sees. */
+static void multiply(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
+    size_t words = bd_words(step->window.channels);
+    int32_t depth = step->tiled.taps * step->window.channels, *dots = strip->sums;
+    const uint64_t *const *rows = (const uint64_t *const *)strip->rows;
+    for (size_t tile = 0; tile < strip->tiles; tile++)
+        step->kernel->run.bgemm_i32(taps, words, depth, rows + tile * taps * mr, strip->weights, dots + tile * mr * nr,
+                                    nr);
     if (step->tiled.tap_sums != NULL)
-        subtract_padding(step, tile, dots);
+        subtract_padding(step, strip);
     if (model->observer != NULL)
-        model->observer(model->observer_user, (size_t)(step - model->steps), tile->first_pixel, tile->pixels,
-                        tile->first_filter, tile->filters, dots, nr);
+        model->observer(model->observer_user, (size_t)(step - model->steps), strip->first_pixel, strip->pixels,
+                        strip->first_filter, strip->filters, dots, nr);
 }
 
 /* y = clamp(scale * dot + bias) */
-static void tile_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {
-    int32_t dots[BD_MAX_MR * BD_MAX_NR];
-    float products[BD_MAX_NR];
-    multiply(model, step, tile, dots);
-    size_t nr = (size_t)step->kernel->nr, channels = (size_t)step->tiled.filters;
-    const float *scale = (const float *)step->in[2]->data + tile->first_filter;
-    const float *bias = (const float *)step->in[3]->data + tile->first_filter;
-    float *y = (float *)step->out->data + tile->first_pixel * channels + tile->first_filter;
-    for (size_t m = 0; m < tile->pixels; m++, y += channels) {
-        for (size_t n = 0; n < tile->filters; n++)
-            products[n] = scale[n] * (float)dots[m * nr + n];
-        bd_round_products(products);
-        bd_add_bias(tile->filters, products, bias, step->node->minimum, step->node->maximum, y);
-    }
+static void strip_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    multiply(model, step, strip);
+    size_t channels = (size_t)step->tiled.filters;
+    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
+    const float *bias = (const float *)step->in[3]->data + strip->first_filter;
+    float *y = (float *)step->out->data + strip->first_pixel * channels + strip->first_filter;
+    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, (size_t)step->kernel->nr, scale, bias,
+                                    step->node->minimum, step->node->maximum, y, channels);
 }
 
-/* Bit n of the result is dots[n] < thresholds[n], n < NR. Eight bytes of 0 and 1 times the constant put byte i at bit
- * 56 + i, and nothing carries into the highest byte. */
-static uint64_t pack_below(const int32_t *dots, const int32_t *thresholds, size_t nr) {
-    unsigned char below[BD_MAX_NR];
-    uint64_t bits = 0, eight;
-    memset(below, 0, sizeof eight);
-    for (size_t n = 0; n < nr; n++)
-        below[n] = dots[n] < thresholds[n];
-    for (size_t n = 0; n < nr; n += 8) {
-        memcpy(&eight, below + n, sizeof eight);
-        bits |= (eight * UINT64_C(0x0102040810204080)) >> 56 << n;
-    }
-    return bits;
-}
-
-/* The first block of a word of 64 filters writes it, the others add their bits. NR divides 64, so no block straddles
- * two words. */
-static void tile_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {
-    int32_t dots[BD_MAX_MR * BD_MAX_NR];
-    multiply(model, step, tile, dots);
-    size_t nr = (size_t)step->kernel->nr, words = bd_words(step->tiled.filters), shift = tile->first_filter % 64;
-    const int32_t *thresholds = step->tiled.thresholds + tile->first_filter;
-    uint64_t mask = nr == 64 ? ~UINT64_C(0) : (UINT64_C(1) << nr) - 1;
-    uint64_t flips = (step->tiled.flips[tile->first_filter / 64] >> shift) & mask;
-    uint64_t *word = (uint64_t *)step->out->data + tile->first_pixel * words + tile->first_filter / 64;
-    for (size_t m = 0; m < tile->pixels; m++, word += words) {
-        uint64_t bits = (pack_below(dots + m * nr, thresholds, nr) ^ flips) << shift;
-        *word = shift == 0 ? bits : *word | bits;
-    }
+/* The blocks of a word of 64 filters write it one after the other, and none straddles two words. */
+static void strip_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    multiply(model, step, strip);
+    size_t nr = (size_t)step->kernel->nr, words = bd_words(step->tiled.filters);
+    size_t word = strip->first_filter / 64, first = strip->first_filter % 64;
+    const int32_t *thresholds = step->tiled.thresholds + strip->first_filter;
+    uint64_t flips = step->tiled.flips[word] >> first & (~UINT64_C(0) >> (64 - nr));
+    uint64_t *bits = (uint64_t *)step->out->data + strip->first_pixel * words + word;
+    step->transform->run.threshold_b1(strip->pixels, nr, strip->sums, nr, thresholds, flips, first, bits, words);
 }
 
 static void run_binary_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, block_weights, tile_to_floats);
+    bd_convolve(model, step, block_weights, strip_to_floats);
 }
 
 static void run_binary_conv_threshold(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, block_weights, tile_to_bits);
+    bd_convolve(model, step, block_weights, strip_to_bits);
 }
 
 const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
@@ -178,6 +161,9 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .constants_from = 1,
                                                     .kernel_op = "bgemm",
                                                     .kernel_out = "i32",
+                                                    .one_pixel_op = "bgemv",
+                                                    .transform_op = "affine",
+                                                    .transform_out = "f32",
                                                     .check = check_binary_conv,
                                                     .prepare = prepare_integers,
                                                     .run = run_binary_conv};
@@ -188,6 +174,9 @@ const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_co
                                                               .constants_from = 1,
                                                               .kernel_op = "bgemm",
                                                               .kernel_out = "i32",
+                                                              .one_pixel_op = "bgemv",
+                                                              .transform_op = "threshold",
+                                                              .transform_out = "b1",
                                                               .check = check_binary_conv_threshold,
                                                               .prepare = prepare_thresholds,
                                                               .run = run_binary_conv_threshold};

@@ -4,6 +4,10 @@
  * enough that the pointers stay in the second level. */
 enum { CHUNK_ROWS = 4096 };
 
+/* Sums of one strip: a quarter of a small first-level cache. */
+enum { STRIP_SUMS = 2048 };
+_Static_assert(STRIP_SUMS >= BD_MAX_MR * BD_MAX_NR, "a strip is at least one tile");
+
 int bd_check_convolution(struct bd_step *step, int weight_row, char *error) {
     const struct bd_plan_node *node = step->node;
     const int *weights = step->in[1]->shape;
@@ -52,9 +56,18 @@ int bd_check_packed_convolution(struct bd_step *step, char *error) {
     return 0;
 }
 
+static void measure_offsets(struct bd_step *step) {
+    const struct bd_window *window = &step->window;
+    ptrdiff_t *next = step->tiled.offsets, row_bytes = (ptrdiff_t)step->tiled.row_bytes;
+    for (ptrdiff_t y = 0; y < window->kernel_height; y++)
+        for (ptrdiff_t x = 0; x < window->kernel_width; x++)
+            for (ptrdiff_t m = 0; m < step->kernel->mr; m++)
+                *next++ = (y * window->dilation_y * window->width + x * window->dilation_x + m * window->stride_x) *
+                          row_bytes;
+}
+
 void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64_t row_bytes, uint64_t block_bytes) {
     struct bd_tiled *tiled = &step->tiled;
-    const struct bd_window *window = &step->window;
     size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps;
     size_t tile_rows = taps * (size_t)step->kernel->mr;
     size_t tiles = (bd_pixels(step->out) + (size_t)step->kernel->mr - 1) / (size_t)step->kernel->mr;
@@ -63,119 +76,98 @@ void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64
     tiled->block_bytes = (size_t)block_bytes;
     tiled->chunk = tile_rows < CHUNK_ROWS ? CHUNK_ROWS / tile_rows : 1;
     tiled->chunk = tiled->chunk < tiles ? tiled->chunk : tiles;
+    tiled->strip = STRIP_SUMS / ((size_t)step->kernel->mr * nr);
+    bd_share(model, BD_SUMS, STRIP_SUMS * sizeof(int32_t));
     bd_share(model, BD_ROWS, (uint64_t)tiled->chunk * tile_rows * sizeof(void *));
     bd_share(model, BD_PADDING, (uint64_t)tiled->chunk * tile_rows * sizeof(struct bd_padding));
     bd_share(model, BD_PADDED, (uint64_t)tiled->chunk * sizeof(uint32_t));
     bd_share(model, BD_ZEROS, row_bytes);
     tiled->weights = bd_take(&model->weights, tiled->blocks * block_bytes);
-    tiled->tap_offsets = bd_take(&model->tables, (uint64_t)taps * sizeof *tiled->tap_offsets);
-    if (model->memory == NULL)
-        return;
-    for (int y = 0, tap = 0; y < window->kernel_height; y++)
-        for (int x = 0; x < window->kernel_width; x++, tap++)
-            tiled->tap_offsets[tap] =
-                ((ptrdiff_t)y * window->dilation_y * window->width + (ptrdiff_t)x * window->dilation_x) *
-                (ptrdiff_t)row_bytes;
+    tiled->offsets = bd_take(&model->tables, (uint64_t)tile_rows * sizeof *tiled->offsets);
+    if (model->memory != NULL)
+        measure_offsets(step);
 }
-
-/* The window of one output pixel: where its first tap is in the input. */
-struct corner {
-    int y, x;
-    int inside; /* no tap is padding */
-};
 
 /* Output pixels in row-major order. */
 struct cursor {
     int y, x;
 };
 
-static struct corner corner_at(const struct bd_window *window, struct cursor at) {
-    struct corner corner = {.y = at.y * window->stride_y - window->pad_top,
-                            .x = at.x * window->stride_x - window->pad_left};
-    corner.inside = corner.y >= 0 && corner.x >= 0 &&
-                    corner.y + (window->kernel_height - 1) * window->dilation_y < window->height &&
-                    corner.x + (window->kernel_width - 1) * window->dilation_x < window->width;
-    return corner;
-}
-
 static void advance(struct cursor *at, size_t pixels, const struct bd_window *window) {
     for (at->x += (int)pixels; at->x >= window->out_width; at->x -= window->out_width)
         at->y++;
 }
 
-static const unsigned char *input_row(const struct bd_step *step, int y, int x) {
-    size_t pixel = (size_t)y * (size_t)step->window.width + (size_t)x;
-    return (const unsigned char *)step->in[0]->data + pixel * step->tiled.row_bytes;
+/* Pixels of one tile that stand side by side in one output row; y and x are where the first one's window begins. */
+struct run {
+    size_t m, pixels;
+    int y, x;
+};
+
+static int is_inside(const struct bd_window *window, struct run run) {
+    int last_y = run.y + (window->kernel_height - 1) * window->dilation_y;
+    int last_x = run.x + ((int)run.pixels - 1) * window->stride_x + (window->kernel_width - 1) * window->dilation_x;
+    return run.y >= 0 && run.x >= 0 && last_y < window->height && last_x < window->width;
 }
 
-/* rows[tap * mr] of one pixel, tap by tap. */
-static void rows_at_border(const struct bd_step *step, struct corner corner, const void *zeros, const void **rows) {
+/* Where the rows of a run would be if the input went on beyond its border. */
+static void point_at_input(const struct bd_step *step, struct run run, const void **rows) {
+    const ptrdiff_t *offsets = step->tiled.offsets;
+    size_t mr = (size_t)step->kernel->mr, count = (size_t)step->tiled.taps * mr;
+    ptrdiff_t pixel = (ptrdiff_t)run.y * step->window.width + run.x;
+    uintptr_t first = (uintptr_t)step->in[0]->data + (uintptr_t)(pixel * (ptrdiff_t)step->tiled.row_bytes);
+    if (run.pixels == mr)
+        for (size_t i = 0; i < count; i++)
+            rows[i] = (const void *)(first + (uintptr_t)offsets[i]);
+    else
+        for (size_t tap = 0; tap < count; tap += mr)
+            for (size_t i = 0; i < run.pixels; i++)
+                rows[tap + run.m + i] = (const void *)(first + (uintptr_t)offsets[tap + i]);
+}
+
+/* Points the rows beyond the border at zeros instead, and lists them; returns how many they are. Beyond the left border
+ * are the first pixels of a run, beyond the right one the last. */
+static uint32_t point_at_zeros(const struct bd_step *step, struct run run, const void *zeros, const void **rows,
+                               struct bd_padding *list) {
     const struct bd_window *window = &step->window;
     size_t mr = (size_t)step->kernel->mr;
+    uint32_t tap = 0, count = 0, end = (uint32_t)(run.m + run.pixels);
     for (int ky = 0; ky < window->kernel_height; ky++)
-        for (int kx = 0; kx < window->kernel_width; kx++, rows += mr) {
-            int y = corner.y + ky * window->dilation_y, x = corner.x + kx * window->dilation_x;
-            int inside = y >= 0 && y < window->height && x >= 0 && x < window->width;
-            *rows = inside ? input_row(step, y, x) : zeros;
+        for (int kx = 0; kx < window->kernel_width; kx++, tap++) {
+            int y = run.y + ky * window->dilation_y, x = run.x + kx * window->dilation_x;
+            int outside = y < 0 || y >= window->height;
+            int last_x = x + ((int)run.pixels - 1) * window->stride_x;
+            uint32_t m = (uint32_t)run.m;
+            for (; m < end && (outside || x < 0); m++, x += window->stride_x)
+                list[count++] = (struct bd_padding){tap, m};
+            for (uint32_t last = end; last > m && last_x >= window->width; last--, last_x -= window->stride_x)
+                list[count++] = (struct bd_padding){tap, last - 1};
         }
+    for (uint32_t i = 0; i < count; i++)
+        rows[list[i].tap * mr + list[i].pixel] = zeros;
+    return count;
 }
 
-static void rows_inside(const struct bd_step *step, struct corner corner, const void **rows) {
-    const unsigned char *first = input_row(step, corner.y, corner.x);
-    const ptrdiff_t *offsets = step->tiled.tap_offsets;
-    size_t mr = (size_t)step->kernel->mr, taps = (size_t)step->tiled.taps;
-    for (size_t tap = 0; tap < taps; tap++)
-        rows[tap * mr] = first + offsets[tap];
-}
-
-/* A whole tile within one output row, no tap of which is padding: its pixels are `stride` bytes apart at every tap. */
-static void tile_inside(const struct bd_step *step, struct corner corner, const void **rows) {
-    const unsigned char *first = input_row(step, corner.y, corner.x);
-    const ptrdiff_t *offsets = step->tiled.tap_offsets;
-    size_t mr = (size_t)step->kernel->mr, taps = (size_t)step->tiled.taps;
-    size_t stride = (size_t)step->window.stride_x * step->tiled.row_bytes;
-    for (size_t tap = 0; tap < taps; tap++) {
-        const unsigned char *row = first + offsets[tap];
-        for (size_t m = 0; m < mr; m++, row += stride)
-            *rows++ = row;
-    }
-}
-
-/* Row pointers of the tile at `at`; returns whether any is padding. */
-static int tile_rows(const struct bd_step *step, struct cursor at, size_t pixels, const void *zeros,
-                     const void **rows) {
+/* Row pointers of the tile at `at` and the list of those that are padding; returns how many are. */
+static uint32_t tile_rows(const struct bd_step *step, struct cursor at, size_t pixels, const void *zeros,
+                          const void **rows, struct bd_padding *padding) {
     const struct bd_window *window = &step->window;
-    size_t mr = (size_t)step->kernel->mr, taps = (size_t)step->tiled.taps;
-    struct cursor last = {at.y, at.x + (int)mr - 1};
-    if (pixels == mr && last.x < window->out_width && corner_at(window, at).inside && corner_at(window, last).inside) {
-        tile_inside(step, corner_at(window, at), rows);
-        return 0;
-    }
-    int border = 0;
-    for (size_t m = 0; m < pixels; m++) {
-        struct corner corner = corner_at(window, at);
-        if (corner.inside)
-            rows_inside(step, corner, rows + m);
-        else
-            rows_at_border(step, corner, zeros, rows + m);
-        border |= !corner.inside;
-        advance(&at, 1, window);
+    size_t mr = (size_t)step->kernel->mr, count = (size_t)step->tiled.taps * mr;
+    uint32_t padded = 0;
+    for (struct run run = {0, 0, 0, 0}; run.m < pixels; run.m += run.pixels) {
+        size_t left = pixels - run.m, in_row = (size_t)(window->out_width - at.x);
+        run.pixels = left < in_row ? left : in_row;
+        run.y = at.y * window->stride_y - window->pad_top;
+        run.x = at.x * window->stride_x - window->pad_left;
+        point_at_input(step, run, rows);
+        if (!is_inside(window, run))
+            padded += point_at_zeros(step, run, zeros, rows, padding + padded);
+        advance(&at, run.pixels, window);
     }
     for (size_t m = pixels; m < mr; m++)
-        for (size_t tap = 0; tap < taps; tap++)
-            rows[tap * mr + m] = rows[tap * mr + pixels - 1];
-    return border;
-}
-
-/* The padded rows of a tile, listed. */
-static uint32_t list_padding(const struct bd_step *step, const void *const *rows, const void *zeros,
-                             struct bd_padding *list) {
-    uint32_t count = 0;
-    for (uint32_t tap = 0; tap < (uint32_t)step->tiled.taps; tap++)
-        for (uint32_t m = 0; m < (uint32_t)step->kernel->mr; m++)
-            if (*rows++ == zeros)
-                list[count++] = (struct bd_padding){tap, m};
-    return count;
+        for (size_t tap = 0; tap < count; tap += mr)
+            rows[tap + m] = rows[tap + pixels - 1];
+    return padded;
 }
 
 /* Tiles `first` to `first + count` of the output's pixels: their row pointers and the list of those that are padding.
@@ -188,41 +180,42 @@ static void chunk_rows(const struct bd_model *model, const struct bd_step *step,
     size_t mr = (size_t)step->kernel->mr, table = (size_t)step->tiled.taps * mr, pixels = bd_pixels(step->out);
     for (size_t i = 0; i < count; i++, rows += table, padding += table) {
         size_t left = pixels - (first + i) * mr;
-        int border = tile_rows(step, *at, left < mr ? left : mr, model->shared[BD_ZEROS], rows);
-        padded[i] = border ? list_padding(step, rows, model->shared[BD_ZEROS], padding) : 0;
+        padded[i] = tile_rows(step, *at, left < mr ? left : mr, model->shared[BD_ZEROS], rows, padding);
         advance(at, mr, &step->window);
     }
 }
 
+/* The tiles of one chunk by one block of filters, a strip at a time. */
 static void run_chunk(const struct bd_model *model, const struct bd_step *step, size_t first, size_t count,
-                      const void *weights, size_t block, bd_tile_function *run_tile) {
+                      const void *weights, size_t block, bd_strip_function *run_strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, table = (size_t)step->tiled.taps * mr;
     size_t pixels = bd_pixels(step->out), filters = (size_t)step->tiled.filters - block * nr;
-    const uint32_t *padded = model->shared[BD_PADDED];
-    struct bd_tile tile = {.rows = model->shared[BD_ROWS],
-                           .padding = model->shared[BD_PADDING],
-                           .weights = weights,
-                           .block = block,
-                           .first_filter = block * nr,
-                           .filters = filters < nr ? filters : nr};
-    for (size_t i = 0; i < count; i++, tile.rows += table, tile.padding += table) {
-        tile.padded = padded[i];
-        tile.first_pixel = (first + i) * mr;
-        tile.pixels = pixels - tile.first_pixel < mr ? pixels - tile.first_pixel : mr;
-        run_tile(model, step, &tile);
+    struct bd_strip strip = {.weights = weights,
+                             .block = block,
+                             .first_filter = block * nr,
+                             .filters = filters < nr ? filters : nr,
+                             .sums = model->shared[BD_SUMS]};
+    for (size_t i = 0; i < count; i += strip.tiles) {
+        strip.tiles = count - i < step->tiled.strip ? count - i : step->tiled.strip;
+        strip.rows = (const void *const *)model->shared[BD_ROWS] + i * table;
+        strip.padding = (const struct bd_padding *)model->shared[BD_PADDING] + i * table;
+        strip.padded = (const uint32_t *)model->shared[BD_PADDED] + i;
+        strip.first_pixel = (first + i) * mr;
+        strip.pixels = pixels - strip.first_pixel < strip.tiles * mr ? pixels - strip.first_pixel : strip.tiles * mr;
+        run_strip(model, step, &strip);
     }
 }
 
 /* For each chunk of pixels: their row pointers, then for each block of filters all tiles, so that the block's weights
  * are read from the first-level cache. */
 void bd_convolve(const struct bd_model *model, const struct bd_step *step, bd_block_function *block_weights,
-                 bd_tile_function *run_tile) {
+                 bd_strip_function *run_strip) {
     size_t mr = (size_t)step->kernel->mr, tiles = (bd_pixels(step->out) + mr - 1) / mr, chunk = step->tiled.chunk;
     struct cursor at = {0, 0};
     for (size_t first = 0; first < tiles; first += chunk) {
         size_t count = tiles - first < chunk ? tiles - first : chunk;
         chunk_rows(model, step, first, count, &at);
         for (size_t block = 0; block < step->tiled.blocks; block++)
-            run_chunk(model, step, first, count, block_weights(model, step, block), block, run_tile);
+            run_chunk(model, step, first, count, block_weights(model, step, block), block, run_strip);
     }
 }

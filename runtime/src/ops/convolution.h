@@ -13,19 +13,21 @@ struct bd_padding {
     uint32_t tap, pixel;
 };
 
-/* One tile as a kernel and what follows it see it. */
-struct bd_tile {
-    const void **rows;   /* [taps][MR] */
-    const void *weights; /* of this block of NR filters, as the kernel wants them */
-    const struct bd_padding *padding;
-    uint32_t padded; /* how many rows are padding */
-    size_t block;
-    size_t first_pixel, pixels; /* pixels <= MR; the rows of the others repeat the last one */
+/* A few tiles of one block of filters, their pixels in a row: enough that what surrounds the kernel's calls is paid
+ * for, and few enough that their sums stay in the first-level cache. */
+struct bd_strip {
+    const void *const *rows; /* [tiles][taps][MR]; where the last tile has no pixel any more, its last one again */
+    const void *weights;     /* of this block of NR filters, as the kernel wants them */
+    const struct bd_padding *padding; /* [tiles][taps * MR], of which padded[tile] are there */
+    const uint32_t *padded;
+    size_t tiles, block;
+    size_t first_pixel, pixels;
     size_t first_filter, filters;
+    void *sums; /* room for [tiles][MR][NR] of four bytes each */
 };
 
-/* Runs the kernel on one tile and writes the step's output. */
-typedef void bd_tile_function(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile);
+/* Runs the kernel on the tiles of a strip and writes the step's output. */
+typedef void bd_strip_function(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip);
 
 /* Makes the weights of one block from step->tiled, once for many tiles. */
 typedef const void *bd_block_function(const struct bd_model *model, const struct bd_step *step, size_t block);
@@ -42,6 +44,6 @@ int bd_check_packed_convolution(struct bd_step *step, char *error);
 void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64_t row_bytes, uint64_t block_bytes);
 
 void bd_convolve(const struct bd_model *model, const struct bd_step *step, bd_block_function *block_weights,
-                 bd_tile_function *run_tile);
+                 bd_strip_function *run_strip);
 
 #endif

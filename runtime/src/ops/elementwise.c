@@ -1,5 +1,5 @@
 /* Element by element: affine maps by channel, sums, clamps. */
-#include "affine.h"
+#include "../affine.h"
 #include "parameters.h"
 
 enum { CHUNK = 64 };

@@ -1,5 +1,5 @@
 /* Convolutions of floats: with floats, or with packed +-1 weights that are unpacked one block of filters at a time. */
-#include "affine.h"
+#include "../affine.h"
 #include "convolution.h"
 
 #include <string.h>
@@ -86,48 +86,52 @@ static const void *expand_weights(const struct bd_model *model, const struct bd_
     return expanded;
 }
 
-static void multiply(const struct bd_step *step, const struct bd_tile *tile, float *sums) {
-    step->kernel->run.fgemm_f32((size_t)step->tiled.taps, (size_t)step->window.channels,
-                                (const float *const *)tile->rows, tile->weights, sums, (size_t)step->kernel->nr);
+/* The sums of one strip. */
+static const float *multiply(const struct bd_step *step, const struct bd_strip *strip) {
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
+    size_t channels = (size_t)step->window.channels;
+    const float *const *rows = (const float *const *)strip->rows;
+    float *sums = strip->sums;
+    for (size_t tile = 0; tile < strip->tiles; tile++)
+        step->kernel->run.fgemm_f32(taps, channels, rows + tile * taps * mr, strip->weights, sums + tile * mr * nr, nr);
+    return sums;
 }
 
-static float *output_at(const struct bd_step *step, const struct bd_tile *tile) {
-    return (float *)step->out->data + tile->first_pixel * (size_t)step->tiled.filters + tile->first_filter;
+static float *output_at(const struct bd_step *step, const struct bd_strip *strip) {
+    return (float *)step->out->data + strip->first_pixel * (size_t)step->tiled.filters + strip->first_filter;
 }
 
-static void conv_tile(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {
+/* y = clamp(sum + bias) */
+static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     (void)model;
-    float sums[BD_MAX_MR * BD_MAX_NR];
-    multiply(step, tile, sums);
-    const float *bias = (const float *)step->in[2]->data + tile->first_filter;
-    float *y = output_at(step, tile);
-    for (size_t m = 0; m < tile->pixels; m++, y += step->tiled.filters)
-        bd_add_bias(tile->filters, sums + m * (size_t)step->kernel->nr, bias, step->node->minimum, step->node->maximum,
-                    y);
+    const float *sums = multiply(step, strip), *bias = (const float *)step->in[2]->data + strip->first_filter;
+    float *y = output_at(step, strip);
+    for (size_t m = 0; m < strip->pixels; m++, sums += step->kernel->nr, y += step->tiled.filters)
+        bd_add_bias(strip->filters, sums, bias, step->node->minimum, step->node->maximum, y);
 }
 
-static void binary_weight_tile(const struct bd_model *model, const struct bd_step *step, const struct bd_tile *tile) {
+/* y = clamp(scale * sum + bias) */
+static void binary_weight_strip(const struct bd_model *model, const struct bd_step *step,
+                                const struct bd_strip *strip) {
     (void)model;
-    float sums[BD_MAX_MR * BD_MAX_NR];
-    multiply(step, tile, sums);
-    const float *scale = (const float *)step->in[2]->data + tile->first_filter;
-    const float *bias = (const float *)step->in[3]->data + tile->first_filter;
-    float *y = output_at(step, tile);
-    for (size_t m = 0; m < tile->pixels; m++, y += step->tiled.filters) {
-        float *products = sums + m * (size_t)step->kernel->nr;
-        for (size_t n = 0; n < tile->filters; n++)
-            products[n] *= scale[n];
+    const float *sums = multiply(step, strip);
+    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
+    const float *bias = (const float *)step->in[3]->data + strip->first_filter;
+    float *y = output_at(step, strip), products[BD_MAX_NR];
+    for (size_t m = 0; m < strip->pixels; m++, sums += step->kernel->nr, y += step->tiled.filters) {
+        for (size_t n = 0; n < strip->filters; n++)
+            products[n] = scale[n] * sums[n];
         bd_round_products(products);
-        bd_add_bias(tile->filters, products, bias, step->node->minimum, step->node->maximum, y);
+        bd_add_bias(strip->filters, products, bias, step->node->minimum, step->node->maximum, y);
     }
 }
 
 static void run_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, float_weights, conv_tile);
+    bd_convolve(model, step, float_weights, conv_strip);
 }
 
 static void run_binary_weight_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, expand_weights, binary_weight_tile);
+    bd_convolve(model, step, expand_weights, binary_weight_strip);
 }
 
 const struct bd_operator bd_operator_conv = {.name = "conv",
@@ -136,6 +140,7 @@ const struct bd_operator bd_operator_conv = {.name = "conv",
                                              .constants_from = 1,
                                              .kernel_op = "fgemm",
                                              .kernel_out = "f32",
+                                             .one_pixel_op = "fgemv",
                                              .check = check_conv,
                                              .prepare = prepare_conv,
                                              .run = run_conv};
@@ -146,6 +151,7 @@ const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weigh
                                                            .constants_from = 1,
                                                            .kernel_op = "fgemm",
                                                            .kernel_out = "f32",
+                                                           .one_pixel_op = "fgemv",
                                                            .check = check_binary_weight_conv,
                                                            .prepare = prepare_binary_weight_conv,
                                                            .run = run_binary_weight_conv};

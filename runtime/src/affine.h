@@ -1,6 +1,6 @@
 /* y = clamp(scale * x + bias), never fused. */
-#ifndef BD_OPS_AFFINE_H
-#define BD_OPS_AFFINE_H
+#ifndef BD_AFFINE_H
+#define BD_AFFINE_H
 
 #include <stddef.h>
 
@@ -9,6 +9,10 @@
 static inline void bd_round_products(float *products) {
     __asm__ volatile("" : : "r"(products) : "memory");
 }
+
+/* The same for one vector in a register of the class that `constraint` names: mul and add intrinsics are contracted as
+ * operators are, but not through an instruction that may have changed the product. */
+#define BD_ROUND_PRODUCT(product, constraint) __asm__("" : "+" constraint(product))
 
 static inline float bd_clamp(float value, float minimum, float maximum) {
     value = value < minimum ? minimum : value;

@@ -1,0 +1,212 @@
+/* bgemm and fgemm, and the same for one pixel. */
+#include "check_kernels.h"
+
+#define FLOAT_TOLERANCE 1e-6
+
+/* ---- matrix kernels: the operands of one tile ---- */
+
+struct tile {
+    size_t taps, depth; /* depth: words or channels of a tap */
+    size_t mr, nr, stride;
+    size_t size;       /* of an element: a word or a float */
+    char *activations; /* [row][depth] */
+    const void **rows; /* [tap][mr]: rows of activations, out of order and some of them twice */
+    char *weights;     /* [tap][depth][nr] */
+};
+
+static struct tile make_tile(const struct bd_kernel *kernel, size_t taps, size_t depth, size_t size) {
+    struct tile tile = {taps, depth, (size_t)kernel->mr, (size_t)kernel->nr, 0, size, NULL, NULL, NULL};
+    size_t rows = taps * tile.mr;
+    tile.stride = tile.nr + random_bits() % 4;
+    tile.activations = allocate(rows * depth, size);
+    tile.rows = allocate(rows, sizeof *tile.rows);
+    tile.weights = allocate(taps * depth * tile.nr, size);
+    for (size_t i = 0; i < rows; i++)
+        tile.rows[i] = tile.activations + random_bits() % rows * depth * size;
+    tile.rows[random_bits() % rows] = tile.activations + (rows - 1) * depth * size;
+    return tile;
+}
+
+static void free_tile(struct tile *tile) {
+    free(tile->activations);
+    free(tile->rows);
+    free(tile->weights);
+}
+
+typedef void run_tile(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride);
+
+/* The kernel's tile computed by another kernel, in tiles of its own: pixels and filters past the end repeat the last.
+ */
+static void run_in_tiles_of(const struct bd_kernel *other, run_tile *run, const struct tile *tile, char *out) {
+    size_t mr = (size_t)other->mr, nr = (size_t)other->nr, lines = tile->taps * tile->depth;
+    struct tile part = *tile;
+    part.rows = allocate(tile->taps * mr, sizeof *part.rows);
+    part.weights = allocate(lines * nr, tile->size);
+    char *part_out = allocate(mr * nr, 4);
+    for (size_t m = 0; m < tile->mr; m += mr)
+        for (size_t n = 0; n < tile->nr; n += nr) {
+            for (size_t i = 0; i < tile->taps * mr; i++) {
+                size_t pixel = m + i % mr < tile->mr ? m + i % mr : tile->mr - 1;
+                part.rows[i] = tile->rows[i / mr * tile->mr + pixel];
+            }
+            for (size_t i = 0; i < lines * nr; i++) {
+                size_t filter = n + i % nr < tile->nr ? n + i % nr : tile->nr - 1;
+                const char *from = tile->weights + (i / nr * tile->nr + filter) * tile->size;
+                memcpy(part.weights + i * tile->size, from, tile->size);
+            }
+            run(other, &part, part_out, nr);
+            for (size_t i = 0; i < mr * nr; i++)
+                if (m + i / nr < tile->mr && n + i % nr < tile->nr)
+                    memcpy(out + ((m + i / nr) * tile->nr + n + i % nr) * 4, part_out + i * 4, 4);
+        }
+    free(part.rows);
+    free(part.weights);
+    free(part_out);
+}
+
+/* ---- bgemm ---- */
+
+/* Every channel word is full here: the kernels know no channels, only words. */
+static int32_t bits_of(const struct tile *tile) {
+    return (int32_t)(tile->taps * tile->depth * 64);
+}
+
+static void run_bgemm(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride) {
+    kernel->run.bgemm_i32(tile->taps, tile->depth, bits_of(tile), (const uint64_t *const *)(const void *)tile->rows,
+                          (const uint64_t *)(const void *)tile->weights, out, out_stride);
+}
+
+/* sum of a * w over single bits, each -1 where it is set. */
+static void bgemm_by_bits(const struct tile *tile, int32_t *out) {
+    const uint64_t *weights = (const uint64_t *)(const void *)tile->weights;
+    for (size_t m = 0; m < tile->mr; m++)
+        for (size_t n = 0; n < tile->nr; n++) {
+            int32_t sum = 0;
+            for (size_t t = 0; t < tile->taps; t++)
+                for (size_t c = 0; c < tile->depth * 64; c++) {
+                    uint64_t a = ((const uint64_t *)tile->rows[t * tile->mr + m])[c / 64];
+                    uint64_t w = weights[(t * tile->depth + c / 64) * tile->nr + n];
+                    sum += (a >> c % 64 & 1) == (w >> c % 64 & 1) ? 1 : -1;
+                }
+            out[m * tile->nr + n] = sum;
+        }
+}
+
+/* Random words, or words that are all ones in the activations, the weights, neither or both. */
+enum pattern { RANDOM, EQUAL_ZEROS, EQUAL_ONES, ONES_AGAINST_ZEROS, ZEROS_AGAINST_ONES, PATTERNS };
+
+static void fill_words(char *bytes, size_t count, enum pattern pattern, int ones) {
+    for (size_t i = 0; i < count; i++) {
+        uint64_t word = pattern == RANDOM ? random_bits() : ones ? ~UINT64_C(0) : 0;
+        memcpy(bytes + i * sizeof word, &word, sizeof word);
+    }
+}
+
+static int bgemm_agrees(const struct bd_kernel *kernel, const struct bd_kernel *scalar, size_t taps, size_t words,
+                        enum pattern pattern) {
+    struct tile tile = make_tile(kernel, taps, words, sizeof(uint64_t));
+    fill_words(tile.activations, taps * tile.mr * words, pattern,
+               pattern == EQUAL_ONES || pattern == ONES_AGAINST_ZEROS);
+    fill_words(tile.weights, taps * words * tile.nr, pattern, pattern == EQUAL_ONES || pattern == ZEROS_AGAINST_ONES);
+
+    int32_t *expected = allocate(tile.mr * tile.nr, sizeof *expected);
+    if (kernel == scalar)
+        bgemm_by_bits(&tile, expected);
+    else
+        run_in_tiles_of(scalar, run_bgemm, &tile, (char *)expected);
+
+    unsigned char *out = guarded(tile.mr * tile.stride * 4);
+    run_bgemm(kernel, &tile, out, tile.stride);
+    int agrees = guards_hold(out, tile.mr, tile.nr * 4, tile.stride * 4);
+    for (size_t m = 0; m < tile.mr; m++)
+        agrees &= !memcmp(out + m * tile.stride * 4, expected + m * tile.nr, tile.nr * 4);
+
+    free(out - GUARD);
+    free(expected);
+    free_tile(&tile);
+    return agrees;
+}
+
+/* Words up to 9, and more than a byte can count: 31 and 32 are the edge, 41 and 70 need a second widening. */
+struct tally check_bgemm(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    static const size_t words[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 41, 70};
+    struct tally tally = {0, 0};
+    for (size_t taps = 1; taps <= 25; taps++)
+        for (size_t i = 0; i < LENGTH(words); i++) {
+            int all_patterns = taps == 1 || taps == 9;
+            for (enum pattern pattern = RANDOM; pattern < (all_patterns ? PATTERNS : EQUAL_ZEROS); pattern++) {
+                if (taps > 9 && words[i] > 9 && taps % 8 != 1)
+                    continue;
+                tally.failed += !bgemm_agrees(kernel, scalar, taps, words[i], pattern);
+                tally.cases++;
+            }
+        }
+    return tally;
+}
+
+/* ---- fgemm ---- */
+
+static void run_fgemm(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride) {
+    kernel->run.fgemm_f32(tile->taps, tile->depth, (const float *const *)(const void *)tile->rows,
+                          (const float *)(const void *)tile->weights, out, out_stride);
+}
+
+/* The sums in double, and those of the magnitudes. */
+static void fgemm_in_double(const struct tile *tile, double *sums, double *magnitudes) {
+    const float *weights = (const float *)(const void *)tile->weights;
+    for (size_t i = 0; i < tile->mr * tile->nr; i++) {
+        sums[i] = magnitudes[i] = 0;
+        for (size_t t = 0; t < tile->taps; t++)
+            for (size_t c = 0; c < tile->depth; c++) {
+                double a = ((const float *)tile->rows[t * tile->mr + i / tile->nr])[c];
+                double product = a * weights[(t * tile->depth + c) * tile->nr + i % tile->nr];
+                sums[i] += product;
+                magnitudes[i] += fabs(product);
+            }
+    }
+}
+
+static int fgemm_agrees(const struct bd_kernel *kernel, const struct bd_kernel *scalar, size_t taps, size_t channels,
+                        int whole) {
+    struct tile tile = make_tile(kernel, taps, channels, sizeof(float));
+    fill_floats(tile.activations, taps * tile.mr * channels, whole);
+    fill_floats(tile.weights, taps * channels * tile.nr, whole);
+
+    double *sums = allocate(tile.mr * tile.nr, sizeof *sums);
+    double *magnitudes = allocate(tile.mr * tile.nr, sizeof *magnitudes);
+    float *expected = allocate(tile.mr * tile.nr, sizeof *expected);
+    fgemm_in_double(&tile, sums, magnitudes);
+    run_in_tiles_of(scalar, run_fgemm, &tile, (char *)expected);
+
+    unsigned char *out = guarded(tile.mr * tile.stride * 4);
+    run_fgemm(kernel, &tile, out, tile.stride);
+    int agrees = guards_hold(out, tile.mr, tile.nr * 4, tile.stride * 4);
+    for (size_t i = 0; i < tile.mr * tile.nr; i++) {
+        float value;
+        memcpy(&value, out + (i / tile.nr * tile.stride + i % tile.nr) * 4, 4);
+        double wanted = kernel == scalar ? sums[i] : (double)expected[i];
+        double allowed = whole ? 0 : FLOAT_TOLERANCE * magnitudes[i];
+        agrees &= fabs((double)value - wanted) <= allowed;
+    }
+
+    free(out - GUARD);
+    free(expected);
+    free(magnitudes);
+    free(sums);
+    free_tile(&tile);
+    return agrees;
+}
+
+struct tally check_fgemm(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    static const size_t channels[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 64, 130, 520};
+    struct tally tally = {0, 0};
+    for (size_t taps = 1; taps <= 25; taps++)
+        for (size_t i = 0; i < LENGTH(channels); i++)
+            for (int whole = 0; whole <= 1; whole++) {
+                if (channels[i] > 64 && taps % 8 != 1)
+                    continue;
+                tally.failed += !fgemm_agrees(kernel, scalar, taps, channels[i], whole);
+                tally.cases++;
+            }
+    return tally;
+}
