@@ -111,6 +111,11 @@ def bench_on(bundle: Bundle, where: str, runs: int = 50) -> Measured:
     """Time the bundle's own program where it is meant to run; an emulator refuses."""
     place = transport(where)
     measured = place.measure(bundle, runs, warmup=max(2, runs // 10))
+    lacking = {"isa", "total", "layers", "memory"} - measured.keys()
+    if lacking:
+        raise BindeployError(
+            f"`{bundle.program}` reports no {', '.join(sorted(lacking))}: export the bundle again"
+        )
     return {
         "bundle": str(bundle.path),
         "machine": machine() | {"isa": measured["isa"]},

@@ -37,7 +37,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     a place that cannot be written.
     """
     path = Path(path)
-    with _failing_in_words(path):
+    with failing_in_words(path):
         if path.exists() and not path.is_file():
             raise BindeployError(f"`{path}` exists and is no file: give another name to write to")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def whole_folder(path: Path, marker: str) -> Iterator[Path]:
     of ours) or is empty; anything else is left alone with an error.
     """
     path = Path(path)
-    with _failing_in_words(path):
+    with failing_in_words(path):
         if path.exists():
             ours = path.is_dir() and ((path / marker).exists() or not any(path.iterdir()))
             if not ours:
@@ -93,7 +93,7 @@ def _swap(new: Path, path: Path) -> None:
 
 
 @contextmanager
-def _failing_in_words(path: Path) -> Iterator[None]:
+def failing_in_words(path: Path) -> Iterator[None]:
     """A disk that is full, a folder that is read-only, a name that no file can have: one line."""
     try:
         yield

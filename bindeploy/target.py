@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,11 +88,13 @@ def parse(table: Mapping[str, object], where: str) -> Target:
 
 def _read(path: Path) -> Target:
     try:
+        if path.exists() and not path.is_file():
+            raise BindeployError(f"`{path}` is no file: give a TOML file")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or error
         raise BindeployError(f"cannot read target `{path}`: {reason}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, a name that no file can have
         raise BindeployError(f"`{path}` is not TOML: {error}") from error
     if "name" in table:
         raise BindeployError(f"`{path}`: unknown key `name`: a target is named by its file")
@@ -101,12 +104,23 @@ def _read(path: Path) -> Target:
 def _checked(key: str, value: object, where: str) -> object:
     """`value` if it has the type of its field: a list of texts for `cflags`, else a text."""
     if key != "cflags":
-        if isinstance(value, str):
+        if isinstance(value, str) and (value.isprintable() or not value):
             return value
         raise BindeployError(f"`{where}`: key `{key}` must be a text, not {value!r}")
-    if isinstance(value, (list, tuple)) and all(isinstance(flag, str) for flag in value):
+    if isinstance(value, (list, tuple)) and all(
+        isinstance(flag, str) and flag.isprintable() for flag in value
+    ):
         return tuple(value)
     raise BindeployError(f"`{where}`: key `{key}` must be a list of texts, not {value!r}")
+
+
+def _is_emulator(command: str) -> bool:
+    """Whether a command starts an emulator found on PATH, in words that a shell could read."""
+    try:
+        name = shlex.split(command)[0]
+    except ValueError:
+        return False
+    return name.startswith(EMULATOR) and "/" not in name
 
 
 def _check_words(target: Target, where: str) -> None:
@@ -121,7 +135,7 @@ def _check_words(target: Target, where: str) -> None:
         raise BindeployError(
             f"`{where}`: key `{needed}` is missing: toolchain `{target.toolchain}` compiles by it"
         )
-    if target.run and not target.run.startswith(EMULATOR):
+    if target.run and not _is_emulator(target.run):
         raise BindeployError(
             f"`{where}`: `run` is `{target.run}`: it names an emulator, as in qemu-aarch64"
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,18 @@ from numpy.typing import NDArray
 from bindeploy.build import PROGRAM
 from bindeploy.bundle.formats import FORMATS, INPUT, INTEGERS, LOGITS, MANIFEST, MODEL, PLAN
 from bindeploy.errors import BindeployError, unknown
+from bindeploy.files import read_json
 from bindeploy.target import Target, parse
 
 VERSION = 1
 """Of the layout of the folder; a bundle of another version is refused."""
+
+
+LARGEST_IMAGE = 2**28
+"""Numbers of one output or one layer's integers, beyond which a manifest counts as damaged."""
+
+HEADER_BYTES = 1024
+"""More than the header of an array in a file."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,13 @@ class Bundle:
                 format=str(manifest["format"]),
                 built_for=parse(manifest["target"], f"{path / MANIFEST}"),
                 output_shape=_shape(manifest["output_shape"]),
-                layers={layer["name"]: _shape(layer["shape"]) for layer in manifest["layers"]},
+                layers={
+                    _text(layer["name"]): _shape(layer["shape"]) for layer in manifest["layers"]
+                },
                 manifest=manifest,
             )
             _golden_record(manifest["golden"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise _damaged(path, MANIFEST, reason) from error
         if bundle.format not in FORMATS:
@@ -118,15 +129,27 @@ class Bundle:
         """The array of a .npy file, or the arrays of a .npz file by name."""
         try:
             with open(self.path / name, "rb") as file:
+                if name == INTEGERS:
+                    self._refuse_bomb(file)
                 loaded = np.load(file, allow_pickle=False)
                 return dict(loaded) if isinstance(loaded, Mapping) else loaded
         except Exception as error:  # a reader of untrusted bytes raises a dozen kinds
             raise _damaged(self.path, name, str(error)) from error
 
+    def _refuse_bomb(self, file: IO[bytes]) -> None:
+        """Raise where an archive says that it holds more than the layers of all golden images."""
+        images = (self.path / INPUT).stat().st_size
+        most = images * sum(math.prod(shape) * 4 + HEADER_BYTES for shape in self.layers.values())
+        with zipfile.ZipFile(file) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+        if held > most:
+            raise ValueError(f"it holds {held} bytes")
+        file.seek(0)
+
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         raise BindeployError(
             f"`{path}` is no bundle (it has no {MANIFEST}): give a folder that export --out wrote"
@@ -153,7 +176,15 @@ def _shape(sizes: Any) -> tuple[int, ...]:
     """A shape of one image as the manifest writes it; `TypeError` for anything else."""
     if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
         raise TypeError(f"{sizes!r} is no shape")
+    if math.prod(sizes) > LARGEST_IMAGE:
+        raise ValueError(f"{sizes!r} is too large")
     return tuple(sizes)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _checked(
@@ -162,7 +193,7 @@ def _checked(
     """`array` if it has the type and shape it should have, and only finite numbers."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise _damaged(path, name, f"{getattr(array, 'dtype', 'no')} numbers, not {dtype.__name__}")
-    if not array.size or (shape is not None and array.shape != shape):
+    if not array.size or not array.ndim or (shape is not None and array.shape != shape):
         raise _damaged(path, name, f"shape {list(array.shape)}, not {list(shape or ['N', '...'])}")
     if not np.isfinite(array).all():
         raise _damaged(path, name, "numbers that are not finite")

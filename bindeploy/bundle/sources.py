@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from bindeploy.bundle.folder import Bundle, Golden
 from bindeploy.bundle.formats import FORMATS, Progress
 from bindeploy.bundle.writing import create
 from bindeploy.errors import BindeployError, not_installed, unknown
+from bindeploy.files import read_json
 from bindeploy.on.transport import Results
 from bindeploy.target import Target, load
 
@@ -29,6 +30,10 @@ GOLDEN_COUNT = 8
 
 CANDIDATE_COUNT = 64
 """Random images from which they are chosen where the network comes without data."""
+
+
+CANDIDATE_NUMBERS = 2**26
+"""What they may hold in all: large images are fewer."""
 
 
 def from_source(
@@ -82,7 +87,7 @@ def _read_source(source: Path | str | ir.Model) -> _Source:
 
 def _from_run(run: Path) -> _Source:
     exported = _export(run)
-    record = json.loads((run / RUN).read_text(encoding="utf-8"))
+    record = read_json(run / RUN)
     return _Source(
         exported.model,
         exported.candidates,
@@ -107,12 +112,17 @@ def _export(run: Path) -> Any:
 
 
 def _from_model(model: ir.Model, provenance: dict[str, object]) -> _Source:
+    from bindeploy.convert import pipeline
     from bindeploy.convert.engines import run_onnxruntime
 
-    shape = (CANDIDATE_COUNT, *_input_shape(model))
+    model = pipeline.prepare(model)  # stock onnxruntime knows no newer opset, and ours no older
+    shape = _input_shape(model)
+    count = min(CANDIDATE_COUNT, CANDIDATE_NUMBERS // math.prod(shape))
+    if not count:
+        raise BindeployError(f"the model's images of {list(shape)} are too large to be recorded")
     return _Source(
         model,
-        np.random.default_rng(0).normal(size=shape).astype(np.float32),
+        np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32),
         lambda images: run_onnxruntime(model, images),
         f"onnxruntime {version('onnxruntime')}",
         provenance,

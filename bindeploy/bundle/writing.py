@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from bindeploy.bundle.formats import (
     Progress,
 )
 from bindeploy.errors import BindeployError, unknown
-from bindeploy.files import whole_folder
+from bindeploy.files import json_text, whole_folder
 from bindeploy.target import Target
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ def create(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     layers = _layers(packed, golden)
+    if not (np.isfinite(golden.inputs).all() and np.isfinite(golden.logits).all()):
+        raise BindeployError(
+            f"golden inputs or logits of {golden.source} are not finite: "
+            "repair the network's float weights, or train again"
+        )
     with whole_folder(Path(out), MANIFEST) as folder:
         save(packed, folder / MODEL)
         _write_golden(golden, folder)
@@ -69,7 +74,7 @@ def create(
             "build": FORMATS[format].add(packed, target, folder, progress),
             "provenance": dict(provenance),
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")
     return Bundle.open(out)
 
 
@@ -93,4 +98,8 @@ def _write_golden(golden: Golden, folder: Path) -> None:
     np.save(folder / INPUT, np.asarray(golden.inputs, np.float32))
     np.save(folder / LOGITS, np.asarray(golden.logits, np.float32))
     integers = {name: np.asarray(array, np.int32) for name, array in golden.integers.items()}
-    np.savez_compressed(folder / INTEGERS, allow_pickle=False, **integers)
+    # np.savez takes names as keywords, and so cannot hold a layer called `file`.
+    with zipfile.ZipFile(folder / INTEGERS, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in integers.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)

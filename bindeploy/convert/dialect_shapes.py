@@ -26,6 +26,10 @@ def _dimensions(context: Any, index: int) -> list[Dimension] | None:
     ]
 
 
+LARGEST_SIZE = 2**62
+"""A size that ONNX's 64-bit integers hold."""
+
+
 def _integers(context: Any, name: str, absent: list[int]) -> list[int]:
     attribute: AttributeProto | None = context.get_attribute(name)
     return absent if attribute is None else list(attribute.ints)
@@ -39,9 +43,15 @@ def _set_output(context: Any, shape: Sequence[Dimension] | None) -> None:
 def _windows(
     size: Dimension, kernel: Dimension, stride: int, pads: int, dilation: int
 ) -> Dimension:
-    if not isinstance(size, int) or not isinstance(kernel, int):
+    """How many windows there are along an axis; None where the numbers do not tell.
+
+    Attributes that make no sense are left to the checks, which say so: an exception raised here
+    would be printed, not handed on.
+    """
+    if not isinstance(size, int) or not isinstance(kernel, int) or stride < 1:
         return None
-    return (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+    windows = (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+    return windows if 0 <= windows <= LARGEST_SIZE else None
 
 
 def _image(

@@ -6,7 +6,8 @@ onnxruntime runs the function bodies (a float convolution of +-1), the evaluator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bindeploy.convert import dialect
 from bindeploy.convert.integers import PREFIX, with_integers
+from bindeploy.errors import BindeployError
 
 Integers = dict[str, NDArray[np.int32]]
 Run = Callable[[NDArray[np.float32]], Sequence[NDArray]]
@@ -46,12 +48,31 @@ def onnxruntime_run(proto: onnx.ModelProto) -> Run:
     import onnxruntime  # an extra of the package, needed by whoever compares engines
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.log_severity_level = 4  # what it refuses, it raises
     name = proto.graph.input[0].name
-    return lambda batch: session.run(None, {name: batch})
+    with _in_words(proto.graph.name):
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(batch: NDArray[np.float32]) -> Sequence[NDArray]:
+        with _in_words(proto.graph.name):
+            outputs: Any = session.run(None, {name: batch})
+        return outputs
+
+    return run
+
+
+@contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """onnxruntime's own refusals of a model, which are exceptions of a dozen kinds, in one line."""
+    try:
+        yield
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise BindeployError(
+            f"onnxruntime does not run `{name}` ({line}): export a model that it runs"
+        ) from error
 
 
 def _in_batches(run: Run, proto: onnx.ModelProto, x: NDArray[np.float32]) -> list[NDArray]:

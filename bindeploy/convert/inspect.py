@@ -62,7 +62,7 @@ def _row(node: ir.Node) -> Row:
     op, parameters = dialect.op_of(node), _parameters(node)
     macs, stored = _macs(node), sum(array.size for array in parameters)
     weights, kept = 0, stored
-    if is_binary_layer(node):
+    if is_binary_layer(node) and constants.read(node.inputs[1]) is not None:
         filters = _shape(node.inputs[1])[0]
         weights, kept = filters * _inputs_of_a_sum(node), stored - parameters[0].size
     both_are_signs = op is not None and op.binarizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import onnx
@@ -37,6 +38,10 @@ PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
 """The last pass again: where a layer became a threshold, a BinarySign after it can go."""
 
 
+LARGEST_TENSOR = 2**28
+"""Numbers of one tensor of one image, or of one constant."""
+
+
 def convert(model: ir.Model) -> ir.Model:
     """A new model in which every latent binary layer is packed; `model` is left as it is.
 
@@ -49,7 +54,7 @@ def convert(model: ir.Model) -> ir.Model:
             f"`{source(model)}` has no binary layer: train it with bindeploy.binarize(model), or "
             f"export its layers as operators of domain `{dialect.LATENT}`"
         )
-    converted = _prepare(model)
+    converted = prepare(model)
     for make in PIPELINE:
         _run(make(), converted)
         dialect.verify(converted)
@@ -73,8 +78,12 @@ def _run(step: InPlacePass, model: ir.Model) -> None:
         ) from error
 
 
-def _prepare(model: ir.Model) -> ir.Model:
-    """A copy in opset 20 without functions, with every shape that can be known."""
+def prepare(model: ir.Model) -> ir.Model:
+    """A copy in opset 20 and IR version 10, without functions, with every shape that can be known.
+
+    It computes what `model` does. Raises BindeployError for an opset that does not convert, and for
+    a tensor so large that a machine would be brought to its knees by it.
+    """
     copy = model.clone()
     for identifier in [key for key in copy.functions if key[:2] in dialect.OPS]:
         del copy.functions[identifier]
@@ -84,6 +93,13 @@ def _prepare(model: ir.Model) -> ir.Model:
     copy.ir_version = dialect.IR_VERSION
     _run(common.RemoveInitializersFromInputsPass(), copy)
     _run(common.ShapeInferencePass(check_type=False, strict_mode=False), copy)
+    for value in _values(copy):
+        sizes = [size for size in value.shape or [] if isinstance(size, int)]
+        if math.prod(sizes) > LARGEST_TENSOR:
+            raise BindeployError(
+                f"`{source(model)}` has a tensor `{value.name}` of {list(value.shape or [])}: "
+                f"at most {LARGEST_TENSOR} numbers (1 GiB) are taken"
+            )
     return copy
 
 

@@ -17,6 +17,7 @@ from functools import cache
 
 import numpy as np
 
+from bindeploy.errors import BindeployError
 from bindeploy.files import resource
 
 MAGIC = b"BDPLAN\r\n"
@@ -177,10 +178,15 @@ class Plan:
         names = Names()
         tensors = np.zeros(len(self.tensors), TENSOR)
         nodes = np.zeros(len(self.nodes), NODE)
-        for row, node in zip(nodes, self.nodes, strict=True):
-            _fill_node(row, node, names)
-        for row, tensor in zip(tensors, self.tensors, strict=True):
-            _fill_tensor(row, tensor, names)
+        try:
+            for row, node in zip(nodes, self.nodes, strict=True):
+                _fill_node(row, node, names)
+            for row, tensor in zip(tensors, self.tensors, strict=True):
+                _fill_tensor(row, tensor, names)
+        except OverflowError as error:
+            raise BindeployError(
+                f"the model has a size that no plan holds ({error}): make it smaller"
+            ) from error
 
         tables = HEADER.itemsize + tensors.nbytes + nodes.nbytes + len(names.bytes)
         constants = bytearray()

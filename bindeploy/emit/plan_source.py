@@ -40,8 +40,13 @@ def read(model: str | os.PathLike[str] | bytes | onnx_ir.Model) -> PlanSource:
         )
     label = f"`{path}`"
     if path.suffix == ".onnx":
-        return _from_model(_parsed(path, label), label)
-    return PlanSource(path.read_bytes(), label)
+        from bindeploy.convert.load import load
+
+        return _from_model(load(path), label)
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC))
+        content = start if start != MAGIC else start + file.read()
+    return PlanSource(content, label)
 
 
 def _from_bytes(content: bytes) -> PlanSource:
@@ -50,18 +55,18 @@ def _from_bytes(content: bytes) -> PlanSource:
     return _from_model(_parsed(content, "the model"), "the model")
 
 
-def _parsed(origin: Path | bytes, label: str) -> onnx_ir.Model:
-    """An ONNX model from a file, whose external data may lie beside it, or from bytes."""
+def _parsed(origin: bytes, label: str) -> onnx_ir.Model:
+    """An ONNX model from the bytes of a file that may come from anywhere."""
     import onnx
-    import onnx_ir
+    from google.protobuf.message import DecodeError
+
+    from bindeploy.convert.load import checked
 
     try:
-        if isinstance(origin, Path):
-            return onnx_ir.load(origin)
-        return onnx_ir.from_proto(onnx.load_from_string(origin))
-    except Exception as error:  # the parser's own exceptions are of many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BindeployError(f"{label} is no ONNX model: {reason}") from error
+        proto = onnx.ModelProto.FromString(origin)
+    except DecodeError as error:
+        raise BindeployError(f"{label} is no ONNX model: give a .bd or .onnx file") from error
+    return checked(proto, label)
 
 
 def _from_model(model: Any, label: str) -> PlanSource:

@@ -43,9 +43,12 @@ def measure(command: Sequence[str], bundle: Deployed, runs: int, warmup: int) ->
     counts = ["--runs", str(runs), "--warmup", str(warmup)]
     printed = _call([*command, bundle.plan, *counts, "--json"])
     try:
-        return json.loads(printed)
-    except ValueError as error:
+        measured = json.loads(printed)
+    except (ValueError, RecursionError) as error:
         raise BindeployError(f"`{command[-1]}` printed no JSON: {error}") from error
+    if not isinstance(measured, dict):
+        raise BindeployError(f"`{command[-1]}` printed no report: export the bundle again")
+    return measured
 
 
 def _call(command: Sequence[str | Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +19,14 @@ from bindeploy.train import run as runs
 from bindeploy.train.batches import Batches
 from bindeploy.train.data import Dataset, load
 from bindeploy.train.evaluate import accuracy, hard_accuracy
-from bindeploy.train.module import PRECISIONS, Phase, Progress, fit, saved_moments
+from bindeploy.train.module import (
+    PRECISIONS,
+    Phase,
+    Progress,
+    expected_moments,
+    fit,
+    saved_moments,
+)
 from bindeploy.train.progress import Display
 from bindeploy.train.quantizers import Quantizer
 from bindeploy.train.run import load_run
@@ -29,6 +37,9 @@ __all__ = ["load_run", "train"]
 FLOAT, BINARY = "float", "binary"
 IDENTITY = ("data", "model", "method", "mode", "seed")
 RESULTS = ("float_accuracy", "soft_accuracy", "hard_accuracy", "epochs", "seconds")
+LARGEST_SEED = 2**63
+"""What torch and numpy both take."""
+
 MOSTLY_FROZEN = 0.9
 """From this share of latent weights without a gradient on, training warns."""
 
@@ -100,6 +111,8 @@ def train(
     models.check(model)
     modes.get(mode)
     _check_numbers(epochs, limit, learning_rate, batch_size)
+    if not 0 <= seed < LARGEST_SEED:
+        raise BindeployError(f"seed `{seed}`: give 0 or more, below 2^63")
     if precision not in ("auto", *PRECISIONS):
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     run = Path(out)
@@ -122,28 +135,33 @@ def train(
     if description is None:
         _network(settings, dataset, quantizer)  # sizes that do not fit are refused here
         runs.prepare(run)
-        description = runs.describe(asdict(settings), dataset)
-        runs.write_candidates(run, dataset)
-        runs.write_description(run, description)
-    else:
-        _check_same(run, description["arguments"], asdict(settings))
-    if not description["finished"]:
-        display = Display(progress)
-        _one_thread_if_small(dataset)
-        training = _Training(run, settings, dataset, quantizer, description, display)
-        try:
-            training.go()
-        except KeyboardInterrupt:
-            state = training.state
-            display.warn(
-                f"interrupted: `{run}` keeps {state.epoch} of {epochs} epochs of the {state.phase}"
-                " network, --resume goes on from there"
-            )
-            raise
-        finally:
-            display.stop()
+    with runs.alone(run):
+        if description is None:
+            description = runs.describe(asdict(settings), dataset)
+            runs.write_candidates(run, dataset)
+            runs.write_description(run, description)
+        else:
+            _check_same(run, description["arguments"], asdict(settings))
+        if not description["finished"]:
+            _go(_Training(run, settings, dataset, quantizer, description, Display(progress)))
     results = {key: description[key] for key in RESULTS}
     return results | {key: getattr(settings, key) for key in IDENTITY}
+
+
+def _go(training: _Training) -> None:
+    """Train to the end; of an interruption, say what is kept."""
+    _one_thread_if_small(training.dataset)
+    try:
+        training.go()
+    except KeyboardInterrupt:
+        state = training.state
+        training.display.warn(
+            f"interrupted: `{training.run}` keeps {state.epoch} of {training.settings.epochs}"
+            f" epochs of the {state.phase} network, --resume goes on from there"
+        )
+        raise
+    finally:
+        training.display.stop()
 
 
 def _check_numbers(
@@ -300,7 +318,8 @@ class _Training:
         self.tensors, strings = runs.read_tensors(path)
         try:
             self.state = State(**json.loads(strings["state"]))
-        except (KeyError, TypeError, ValueError):
+            _check_state(self.state, self.settings)
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise BindeployError(f"`{path}` is damaged: train again") from None
 
     def _restore_network(self, network: nn.Module) -> dict[str, Tensor]:
@@ -311,12 +330,27 @@ class _Training:
         for name, tensor in self.tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
+        path = self.run / runs.RESUME
+        fault = runs.misfit(parts["network"], network.state_dict())
+        fault = fault or runs.misfit(parts["adam"], expected_moments(network))
+        if fault:
+            raise BindeployError(f"`{path}` does not fit its model ({fault}): train again")
         try:
             network.load_state_dict(parts["network"])
             torch.set_rng_state(self.tensors["random"])
-        except (KeyError, RuntimeError):
-            raise BindeployError(f"`{self.run / runs.RESUME}` is damaged: train again") from None
+        except (KeyError, RuntimeError, TypeError):
+            raise BindeployError(f"`{path}` is damaged: train again") from None
         return parts["adam"]
+
+
+def _check_state(state: State, settings: Settings) -> None:
+    """Raise TypeError or ValueError for a state that no training of these settings can be in."""
+    if state.phase not in (FLOAT, BINARY) or not isinstance(state.metrics, list):
+        raise ValueError(f"phase {state.phase!r}")
+    if type(state.epoch) is not int or not 0 <= state.epoch <= settings.epochs:
+        raise ValueError(f"epoch {state.epoch!r}")
+    if not math.isfinite(state.seconds) or not math.isfinite(state.float_accuracy or 0.0):
+        raise ValueError("not finite")
 
 
 def _sentence(line: dict[str, Any], epochs: int) -> str:

@@ -99,6 +99,15 @@ def saved_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{key}": value for index, row in state.items() for key, value in row.items()}
 
 
+def expected_moments(network: nn.Module) -> dict[str, Tensor]:
+    """What `saved_moments` gives for Adam on `network`, in names, shapes and types."""
+    moments = {}
+    for index, parameter in enumerate(network.parameters()):
+        moments[f"{index}.step"] = torch.zeros(())
+        moments[f"{index}.exp_avg"] = moments[f"{index}.exp_avg_sq"] = parameter.detach()
+    return moments
+
+
 def restore_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
     """The inverse of `saved_moments`; none leaves the optimizer as it is."""
     if not moments:

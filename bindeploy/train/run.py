@@ -11,9 +11,12 @@ Every file is whole or absent, and reading one never runs code: they are JSON an
 
 from __future__ import annotations
 
-import json
+import fcntl
+import math
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 
 import bindeploy
 from bindeploy.errors import BindeployError
-from bindeploy.files import whole_file
+from bindeploy.files import failing_in_words, json_text, read_json, whole_file
 from bindeploy.train import models
 from bindeploy.train.data import Dataset, Normalization
 from bindeploy.train.states import harden
@@ -41,19 +44,22 @@ FILES = (DESCRIPTION, MODEL, CANDIDATES, METRICS, RESUME)
 
 CANDIDATE_COUNT = 64
 
+LARGEST_SIZE = 2**14
+"""Pixels along an axis, and classes, beyond which a description is taken for a damaged one."""
+
 Metadata = dict[str, Any]
 
 
 def write_description(run: Path, description: Metadata) -> None:
     """Write run.json."""
     with whole_file(run / DESCRIPTION) as path:
-        path.write_text(json.dumps(description, indent=2) + "\n")
+        path.write_text(json_text(description, indent=2) + "\n")
 
 
 def write_metrics(run: Path, lines: list[Metadata]) -> None:
     """Write metrics.jsonl, a line an epoch."""
     with whole_file(run / METRICS) as path:
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path.write_text("".join(json_text(line) + "\n" for line in lines))
 
 
 def write_tensors(
@@ -62,7 +68,10 @@ def write_tensors(
     """Write tensors, and strings beside them, as safetensors."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(plain, temporary, metadata)
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{error}") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -84,7 +93,7 @@ def read_description(run: Path) -> Metadata:
     """The content of run.json; a folder that is no run raises BindeployError."""
     path = Path(run) / DESCRIPTION
     try:
-        description = json.loads(path.read_text())
+        description = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise BindeployError(
             f"`{run}` is no run (it has no {DESCRIPTION}): give a folder that train --out wrote"
@@ -93,7 +102,45 @@ def read_description(run: Path) -> Metadata:
         raise BindeployError(f"`{path}` is damaged ({error}): train again") from None
     if not isinstance(description, dict) or not {"arguments", "dataset"} <= description.keys():
         raise BindeployError(f"`{path}` was not written by bindeploy: give another folder")
+    try:
+        _check(description)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+        raise BindeployError(f"`{path}` is damaged ({reason[:200]}): train again") from None
     return description
+
+
+def _check(description: Metadata) -> None:
+    """Raise KeyError, TypeError or ValueError unless every entry that is read has its type."""
+    arguments, dataset = description["arguments"], description["dataset"]
+    if not isinstance(arguments, dict) or not isinstance(dataset, dict):
+        raise TypeError("arguments and dataset are objects")
+    for key in ("model", "mode"):
+        if not isinstance(arguments[key], str):
+            raise TypeError(f"{key} is {arguments[key]!r}, not a text")
+    classes, shape = dataset["classes"], dataset["input_shape"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes are no list of texts")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise TypeError(f"input_shape is {shape!r}, not [C, H, W]")
+    if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or max(shape) > LARGEST_SIZE:
+        raise ValueError(f"input_shape {shape} is not of square images")
+    if not 1 <= len(classes) <= LARGEST_SIZE:
+        raise ValueError(f"it names {len(classes)} classes")
+    normalization = dataset["normalization"]
+    for key in ("mean", "std"):
+        if not isinstance(normalization[key], list) or len(normalization[key]) != shape[0]:
+            raise ValueError(f"{key} has not one number a channel")
+    if not all(map(_is_number, normalization["mean"])):
+        raise ValueError("a mean is no number")
+    if not all(
+        _is_number(x) and x > 0 for x in (normalization["pixel_max"], *normalization["std"])
+    ):
+        raise ValueError("pixel_max or a std is no number above 0")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def prepare(run: Path) -> None:
@@ -101,6 +148,11 @@ def prepare(run: Path) -> None:
 
     A finished run there is replaced. An unfinished one, or anything else, raises BindeployError.
     """
+    with failing_in_words(run):
+        _prepare(run)
+
+
+def _prepare(run: Path) -> None:
     if run.is_dir() and (run / DESCRIPTION).exists():
         if not read_description(run).get("finished"):
             raise BindeployError(
@@ -114,6 +166,23 @@ def prepare(run: Path) -> None:
             f"`{run}` exists and was not written by bindeploy: choose another --out"
         )
     run.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep other trainings out of `run`; BindeployError where one is at work there."""
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise BindeployError(
+            f"another training writes to `{run}`: wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def describe(arguments: Metadata, dataset: Dataset) -> Metadata:
@@ -154,10 +223,21 @@ def write_candidates(run: Path, dataset: Dataset) -> None:
 
 def candidates(run: Path, metadata: Metadata) -> NDArray[np.float32]:
     """The kept test images, normalized: float32 [N, C, H, W], N = 64 or all there were."""
-    tensors, _ = read_tensors(Path(run) / CANDIDATES)
+    path = Path(run) / CANDIDATES
+    tensors, _ = read_tensors(path)
     if "images" not in tensors:
-        raise BindeployError(f"`{Path(run) / CANDIDATES}` holds no images: train again")
-    return _normalization(metadata)(tensors["images"].numpy())
+        raise BindeployError(f"`{path}` holds no images: train again")
+    images, shape = tensors["images"], metadata["dataset"]["input_shape"]
+    if images.dtype != torch.uint8 or not len(images.shape) or list(images.shape[1:]) != shape:
+        raise BindeployError(
+            f"`{path}` holds {images.dtype} {list(images.shape)}, not uint8 images of {shape}:"
+            " train again"
+        )
+    if not 1 <= len(images) <= CANDIDATE_COUNT:
+        raise BindeployError(
+            f"`{path}` holds {len(images)} images, not 1 to {CANDIDATE_COUNT}: train again"
+        )
+    return _normalization(metadata)(images.numpy())
 
 
 def _normalization(metadata: Metadata) -> Normalization:
@@ -177,15 +257,37 @@ def load_run(path: Path) -> tuple[nn.Module, Metadata]:
     path = Path(path)
     metadata = read_description(path)
     tensors, _ = read_tensors(path / MODEL)
-    try:
-        arguments, dataset = metadata["arguments"], metadata["dataset"]
-        channels, height, _ = dataset["input_shape"]
-        # Hard weights are signs whatever the method was, so that any stands in for one's own.
-        model = models.build(
-            arguments["model"], channels, len(dataset["classes"]), height, "bc", arguments["mode"]
-        )
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BindeployError(f"`{path}` does not fit its model ({reason}): train again") from None
+    with torch.device("meta"):  # shapes alone: a description may name a model of any size
+        expected = _model(metadata).state_dict()
+    fault = misfit(tensors, expected)
+    if fault:
+        raise BindeployError(f"`{path / MODEL}` does not fit its model ({fault}): train again")
+    model = _model(metadata)
+    model.load_state_dict(tensors)
     return harden(model.eval()), metadata
+
+
+def _model(metadata: Metadata) -> nn.Module:
+    """The model that a checked description names, not trained."""
+    arguments, dataset = metadata["arguments"], metadata["dataset"]
+    channels, height, _ = dataset["input_shape"]
+    # Hard weights are signs whatever the method was, so that any stands in for one's own.
+    return models.build(
+        arguments["model"], channels, len(dataset["classes"]), height, "bc", arguments["mode"]
+    )
+
+
+def misfit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """Why `tensors` are not the state that is `expected`, in words; None where they are."""
+    for name in sorted(set(tensors) ^ set(expected)):
+        return f"`{name}` is {'missing' if name in expected else 'of another model'}"
+    for name, like in expected.items():
+        found = tensors[name]
+        if found.shape != like.shape or found.dtype != like.dtype:
+            return (
+                f"`{name}` is {found.dtype} {list(found.shape)},"
+                f" not {like.dtype} {list(like.shape)}"
+            )
+        if not found.isfinite().all():
+            return f"`{name}` holds numbers that are not finite"
+    return None

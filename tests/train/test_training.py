@@ -205,7 +205,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
         (None, "is no run"),
         ("{", "run.json` is damaged"),
         ("[]", "was not written by bindeploy"),
-        ('{"arguments": {}, "dataset": {}}', "model.safetensors` is missing"),
+        ('{"arguments": {}, "dataset": {}}', "run.json` is damaged"),
     ],
 )
 def test_a_folder_that_is_no_run_is_one_line(tmp_path, content, message):
