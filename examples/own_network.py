@@ -1,6 +1,6 @@
 """Your own network, your own training loop: binarize, train, export, run the bits.
 
-    python examples/own_network.py [OUT]
+python examples/own_network.py [OUT]
 """
 
 import sys
