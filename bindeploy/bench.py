@@ -1,8 +1,9 @@
 """Measure: a bundle layer by layer, single kernels, and onnxruntime beside them in the same run.
 
-Every comparison is interleaved: round by round, each contestant runs once, so that a machine that
-slows down slows all of them. Reported are medians with the 10th and 90th percentile; machine,
-threads and versions stand in every report. Times are of one thread.
+Every comparison is interleaved: round by round, each contestant runs once for its caches, then once
+timed, so that a machine that slows down slows all of them and none is charged for another's work.
+Reported are medians with the 10th and 90th percentile; machine, threads and versions stand in every
+report. Times are of one thread.
 """
 
 from __future__ import annotations
@@ -184,12 +185,13 @@ def _rounds(
     warm_up = max(2, runs // 10)
     for round_number in range(-warm_up, runs):
         for name, run in contestants.items():
+            run()
             start = time.perf_counter_ns()
             run()
             elapsed = time.perf_counter_ns() - start
             if round_number >= 0:
                 times[name].append(elapsed)
-        (profile,) = session.profile(image, runs=1, warmup=0)
+        (profile,) = session.profile(image, runs=1, warmup=1)
         if round_number >= 0:
             for samples, nanoseconds in zip(nodes, profile, strict=True):
                 samples.append(nanoseconds)
