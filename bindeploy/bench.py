@@ -201,14 +201,19 @@ def _rounds(
 
 
 def _float_layers(times: dict[str, list[int]]) -> dict[str, Measured]:
-    """Median of every single float layer, less what the call alone costs: ours are timed in C."""
-    call = summary(times["call"])["median_us"]
+    """Median of every single float layer, less what the call alone costs: ours are timed in C.
+
+    None where what is left is no more than the spread of the call itself.
+    """
+    call = summary(times["call"])
+    spread = call["p90_us"] - call["p10_us"]
     medians = {
         name.removeprefix("layer/"): summary(samples)["median_us"]
         for name, samples in times.items()
         if name.startswith("layer/")
     }
-    return {name: {"median_us": max(0.0, median - call)} for name, median in medians.items()}
+    alone = {name: median - call["median_us"] for name, median in medians.items()}
+    return {name: {"median_us": us if us > spread else None} for name, us in alone.items()}
 
 
 def _ours(session: Session, image: np.ndarray) -> Callable[[], object]:

@@ -78,7 +78,7 @@ def bench(report: Row, out: Console) -> None:
         if compare:
             other = others.get(layer["name"], {}).get("median_us")
             ratio = other / microseconds if other and layer["macs"] else None
-            cells += [number(other or None), number(ratio)]
+            cells += [number(other), number(ratio)]
         return cells
 
     out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
