@@ -1,0 +1,50 @@
+"""What is reported of a time, and of which work; never whether it is fast."""
+
+import math
+
+import pytest
+
+from bindeploy.bench import bench_bundle, bench_kernels, bench_on, summary
+from bindeploy.bundle import Bundle
+from bindeploy.errors import BindeployError
+from bindeploy.session import Session
+
+
+def test_a_summary_is_median_and_spread_in_microseconds():
+    assert summary([1000 * k for k in range(1, 12)]) == {
+        "median_us": 6.0,
+        "p10_us": 2.0,
+        "p90_us": 10.0,
+    }
+
+
+def test_a_kernel_row_counts_the_work_of_its_shape_and_names_its_isa():
+    (row,) = bench_kernels(("5x6x7x8:3x3:2",), ("scalar",), "onnxruntime", runs=2)
+    assert row["macs"] == 3 * 3 * 8 * 7 * 9
+    assert row["isa"] == "scalar" and row["kernel"].endswith("__scalar")
+    assert row["gmacs"] == pytest.approx(row["macs"] / row["median_us"] / 1e3)
+    for other in ("float32", "int8"):
+        assert row[f"ratio_{other}"] == pytest.approx(row[f"{other}_us"] / row["median_us"])
+
+
+def test_a_report_has_every_node_and_where_it_was_measured(digits_bundle):
+    bundle = Bundle.open(digits_bundle)
+    report = bench_bundle(bundle, runs=2, isa="scalar")
+    with Session(digits_bundle) as session:
+        assert [layer["name"] for layer in report["layers"]] == [n.name for n in session.nodes]
+    assert report["machine"]["isa"] == "scalar" and report["machine"]["threads"] == 1
+    assert "compare" not in report
+    assert all(math.isfinite(layer["median_us"]) for layer in report["layers"])
+
+
+def test_the_bundles_own_program_reports_the_same_layers(digits_bundle):
+    bundle = Bundle.open(digits_bundle)
+    here, own = bench_bundle(bundle, runs=1), bench_on(bundle, "local", runs=2)
+    for layer, other in zip(here["layers"], own["layers"], strict=True):
+        assert all(layer[key] == other[key] for key in ("name", "op", "kernel", "macs"))
+    assert own["memory"] == here["memory"]
+
+
+def test_an_emulator_is_never_timed(digits_bundle):
+    with pytest.raises(BindeployError, match="an emulator gives no times"):
+        bench_on(Bundle.open(digits_bundle), "qemu", runs=1)
