@@ -6,6 +6,7 @@ RUN := demo/run
 .PHONY: demo test check emulators clean
 
 demo: .venv/.demo
+	rm -rf demo
 	$(BIN)/bindeploy train --data digits --model tiny --method bnn++ --mode bwa --epochs 20 --out $(RUN)
 	$(BIN)/bindeploy export $(RUN) --target host --out demo/host
 	$(BIN)/bindeploy export $(RUN) --target arm --out demo/arm

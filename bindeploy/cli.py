@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,23 @@ from bindeploy import __version__
 from bindeploy.errors import BindeployError, not_installed
 
 INTERRUPTED = 130
+
+
+class FromTable(click.Option):
+    """An option whose help ends with the names of a table, read when that help is asked for."""
+
+    def __init__(self, *arguments: Any, table: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.table = table
+
+    def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
+        module, _, name = self.table.partition(":")
+        names = ", ".join(getattr(import_module(module), name))
+        said, self.help = self.help, f"{self.help or ''} {names}.".strip()
+        try:
+            return super().get_help_record(context)
+        finally:
+            self.help = said
 
 
 class Road(click.Group):
@@ -83,11 +101,24 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data", required=True, help="digits, fashion-mnist, mnist, cifar10.")
+@click.option("--data", cls=FromTable, table="bindeploy.train.data:DATASETS", required=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset's files are.")
-@click.option("--model", required=True, help="tiny, vgg-small, resnet20.")
-@click.option("--method", default="bnn++", show_default=True, help="See `bindeploy methods`.")
-@click.option("--mode", default="bwa", show_default=True, help="bw: 1-bit weights; bwa: both.")
+@click.option("--model", cls=FromTable, table="bindeploy.train.models:MODELS", required=True)
+@click.option(
+    "--method",
+    cls=FromTable,
+    table="bindeploy.train.methods:METHODS",
+    default="bnn++",
+    show_default=True,
+)
+@click.option(
+    "--mode",
+    cls=FromTable,
+    table="bindeploy.train.modes:MODES",
+    default="bwa",
+    show_default=True,
+    help="1-bit weights (w), activations (a):",
+)
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(min=1))
 @click.option("--limit", type=click.IntRange(min=1), help="Train on this many images only.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
@@ -128,7 +159,14 @@ def _percent(accuracy: float | None) -> str:
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="See `bindeploy targets`, or a TOML file.")
-@click.option("--format", "format_", default="runtime", show_default=True, help="runtime, onnx.")
+@click.option(
+    "--format",
+    "format_",
+    cls=FromTable,
+    table="bindeploy.bundle.formats:FORMATS",
+    default="runtime",
+    show_default=True,
+)
 @out_folder
 @as_json
 def export(source: Path, target: str, format_: str, out: Path, as_json: bool) -> None:
@@ -187,10 +225,15 @@ def convert(source: Path, destination: Path, explain: bool, as_json: bool) -> No
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--on", help="Also run on: qemu (default: the target's emulator, if installed).")
+@click.option(
+    "--on",
+    cls=FromTable,
+    table="bindeploy.on:TRANSPORTS",
+    help="Where it must run (default: wherever it can):",
+)
 @as_json
 def verify(bundle: Path, on: str | None, as_json: bool) -> None:
-    """Check that every engine gives the same integers, logits and classes."""
+    """Check that every engine computes the same."""
     from bindeploy.bundle import Bundle
     from bindeploy.bundle import verify as check
 
@@ -209,8 +252,18 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
 @click.option("--kernels", is_flag=True, help="Time single binary convolutions instead.")
 @click.option("--shape", "shapes", multiple=True, help="HxWxCxF:KxK[:stride], with --kernels.")
 @click.option("--isa", "isas", multiple=True, help="Hold to this instruction set.")
-@click.option("--on", help="local: the bundle's own program here (default: in this process).")
-@click.option("--compare", help="onnxruntime: the same in float32, in the same run.")
+@click.option(
+    "--on",
+    cls=FromTable,
+    table="bindeploy.on:TRANSPORTS",
+    help="Where to time the bundle's own program (default: the plan, in this process):",
+)
+@click.option(
+    "--compare",
+    cls=FromTable,
+    table="bindeploy.bench:COMPARISONS",
+    help="Who runs the same in float32 in the same rounds:",
+)
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the tables as a page.")
 @as_json
@@ -225,7 +278,7 @@ def bench(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Time a bundle layer by layer, or single kernels, on this machine."""
+    """Time a bundle layer by layer, or single kernels."""
     if kernels == (bundle is not None):
         raise click.UsageError("give either a BUNDLE or --kernels")
     if shapes and not kernels:
@@ -308,7 +361,7 @@ def _bench_kernels(
 @click.argument("path", metavar="MODEL|BUNDLE|RUN", type=click.Path(path_type=Path))
 @as_json
 def inspect(path: Path, as_json: bool) -> None:
-    """Count multiply-accumulates, parameters and bytes, binary and float apart."""
+    """Count operations, parameters and bytes, binary and float apart."""
     from bindeploy.bundle import inspect as look
 
     report = look(path)
@@ -338,7 +391,7 @@ def targets(as_json: bool) -> None:
 @main.command()
 @as_json
 def methods(as_json: bool) -> None:
-    """List the training methods: forward and backward quantizer, and where they are from."""
+    """List the training methods and where they are from."""
     from bindeploy.train.methods import METHODS
 
     columns = ("name", "forward", "backward", "consistent", "source")

@@ -10,7 +10,11 @@ import pytest
 from onnx import helper
 
 from bindeploy import Session
+from bindeploy.bundle.formats import FORMATS
 from bindeploy.errors import BindeployError
+from bindeploy.train.data import DATASETS
+from bindeploy.train.methods import METHODS
+from bindeploy.train.models import MODELS
 
 
 @pytest.fixture
@@ -127,3 +131,12 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     result = command(*(argument.format(**places) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert "`torch` is not installed: pip install 'bindeploy[train]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("train", METHODS), ("train", MODELS), ("train", DATASETS), ("export", FORMATS)],
+)
+def test_help_lists_the_names_of_each_table(name, table, command):
+    help_text = " ".join(command(name, "--help").stdout.split())
+    assert f"{', '.join(table)}." in help_text
