@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bindeploy.errors import BindeployError
-from bindeploy.files import PACKAGE, resource
+from bindeploy.files import installed, resource
 from bindeploy.target import Target
 
 Progress = Callable[[str], None]
@@ -181,16 +181,6 @@ def _run(command: Sequence[str | Path], folder: Path, what: str) -> None:
     ) as log:
         log.write("\n".join([" ".join(map(str, command)), *messages, ""]))
     raise BindeployError(f"`{what}` does not build: {first.strip()} (all messages: {log.name})")
-
-
-def installed(name: str) -> Path | None:
-    """File `name` of this installation: in the package, or where an editable one put it."""
-    try:
-        files = importlib.metadata.files("bindeploy") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    elsewhere = [Path(str(file.locate())) for file in files if file.as_posix().endswith(name)]
-    return next((path for path in (PACKAGE / name, *elsewhere) if path.is_file()), None)
 
 
 def _place(source: Path, destination: Path) -> None:

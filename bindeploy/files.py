@@ -5,6 +5,7 @@ And JSON, read from files that may come from anywhere and written so that any re
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
@@ -27,6 +28,19 @@ def resource(name: str) -> Path:
     """Folder `runtime` or `targets`: beside the package in a checkout, inside it when installed."""
     checkout = PACKAGE.parent / name
     return checkout if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE / name
+
+
+def installed(name: str) -> Path | None:
+    """What was compiled at installation, as `lib/libbindeploy.a`: None where there is none.
+
+    It lies in the package, or where an editable installation put it.
+    """
+    try:
+        files = importlib.metadata.files("bindeploy") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    elsewhere = [Path(str(file.locate())) for file in files if file.as_posix().endswith(name)]
+    return next((path for path in (PACKAGE / name, *elsewhere) if path.is_file()), None)
 
 
 @contextmanager

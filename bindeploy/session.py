@@ -6,133 +6,33 @@ A plan needs numpy alone; an ONNX model is converted and lowered to a plan in me
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import math
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bindeploy import __version__
 from bindeploy.emit.plan_format import ALIGNMENT
 from bindeploy.emit.plan_source import PlanSource, read
 from bindeploy.errors import BindeployError, unknown
-from bindeploy.files import PACKAGE
+from bindeploy.library import (
+    ERROR_BYTES,
+    Description,
+    NodeRow,
+    Observer,
+    library_path,
+    load_library,
+)
 
 if TYPE_CHECKING:
     import onnx_ir
 
-LIBRARY = "libbindeploy.dylib" if sys.platform == "darwin" else "libbindeploy.so"
-LIBRARY_VARIABLE = "BINDEPLOY_LIBRARY"
-ERROR_BYTES = 256
-
 GIVES_INTEGERS = {"binary_conv", "binary_conv_threshold"}
 """The ops whose integers `Session.integers` reports."""
-
-
-class _Description(ctypes.Structure):
-    _fields_ = [
-        ("input_shape", ctypes.c_uint32 * 4),
-        ("output_shape", ctypes.c_uint32 * 4),
-        ("input_name", ctypes.c_char_p),
-        ("output_name", ctypes.c_char_p),
-        ("node_count", ctypes.c_size_t),
-        ("plan_bytes", ctypes.c_size_t),
-        ("arena_bytes", ctypes.c_size_t),
-        ("weights_bytes", ctypes.c_size_t),
-        ("scratch_bytes", ctypes.c_size_t),
-    ]
-
-
-class _Node(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("op", ctypes.c_char_p),
-        ("kernel", ctypes.c_char_p),
-        ("macs", ctypes.c_uint64),
-        ("output_shape", ctypes.c_uint32 * 4),
-        ("nanoseconds", ctypes.c_uint64),
-    ]
-
-
-_Observer = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,
-    *[ctypes.c_size_t] * 5,
-    ctypes.POINTER(ctypes.c_int32),
-    ctypes.c_size_t,
-)
-
-FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "bd_version": (ctypes.c_char_p, []),
-    "bd_isa": (ctypes.c_char_p, []),
-    "bd_load": (
-        ctypes.c_int,
-        [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_char_p,
-            ctypes.POINTER(ctypes.c_void_p),
-            ctypes.c_char_p,
-        ],
-    ),
-    "bd_close": (None, [ctypes.c_void_p]),
-    "bd_run": (None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
-    "bd_describe": (None, [ctypes.c_void_p, ctypes.POINTER(_Description)]),
-    "bd_node_at": (None, [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(_Node)]),
-    "bd_profile": (None, [ctypes.c_void_p, ctypes.c_int]),
-    "bd_observe": (None, [ctypes.c_void_p, _Observer, ctypes.c_void_p]),
-}
-"""Result and argument types of what is called in `runtime/include/bindeploy.h`."""
-
-
-def library_path() -> Path:
-    """The runtime's shared library: BINDEPLOY_LIBRARY, else in the package, else as installed."""
-    named = os.environ.get(LIBRARY_VARIABLE)
-    if named:
-        if not Path(named).is_file():
-            raise BindeployError(f"{LIBRARY_VARIABLE} names `{named}`, which is no file")
-        return Path(named)
-    for candidate in (PACKAGE / "lib" / LIBRARY, *_installed_libraries()):
-        if candidate.is_file():
-            return candidate
-    raise BindeployError(
-        f"`{LIBRARY}` is not built: run `pip install .`, or let {LIBRARY_VARIABLE} name one"
-    )
-
-
-def _installed_libraries() -> list[Path]:
-    """Where an editable installation put the library, beside no package."""
-    try:
-        files = importlib.metadata.files("bindeploy") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    return [Path(str(f.locate())) for f in files if f.as_posix().endswith(f"lib/{LIBRARY}")]
-
-
-@cache
-def _library(path: Path) -> ctypes.CDLL:
-    """The library at `path`, its functions declared, once it is known to be of this version."""
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        raise BindeployError(f"`{path}` is no runtime library: {error}") from error
-    version = library.bd_version().decode()
-    if version != __version__:
-        raise BindeployError(
-            f"`{path}` is version {version}, this is bindeploy {__version__}: run `pip install .`"
-        )
-    return library
 
 
 @dataclass(frozen=True)
@@ -180,7 +80,7 @@ class Session:
             raise BindeployError(f"`threads={threads}`: the runtime is single-threaded: threads=1")
         source = read(model)
         self._lock = threading.Lock()
-        self._library = _library(library_path())
+        self._library = load_library(library_path())
         self._isa = isa
         self._plan = _aligned_copy(source.plan)
         self._model = self._load(source.label)
@@ -196,7 +96,7 @@ class Session:
         return handle.value
 
     def _describe(self, source: PlanSource) -> None:
-        description = _Description()
+        description = Description()
         self._library.bd_describe(self._model, ctypes.byref(description))
         self._input = _value(description.input_name, description.input_shape, source.input_rank)
         self._output = _value(description.output_name, description.output_shape, source.output_rank)
@@ -207,8 +107,8 @@ class Session:
         }
         self.nodes = [_node(self._row(index)) for index in range(description.node_count)]
 
-    def _row(self, index: int) -> _Node:
-        row = _Node()
+    def _row(self, index: int) -> NodeRow:
+        row = NodeRow()
         self._library.bd_node_at(self._model, index, ctypes.byref(row))
         return row
 
@@ -268,14 +168,14 @@ class Session:
                 found = np.ctypeslib.as_array(tile, (pixels, stride))
                 dots[node][running, rows, columns] = found[:, :filters]
 
-        observer = _Observer(observe)
+        observer = Observer(observe)
         with self._lock:
             self._library.bd_observe(self._handle(), observer, None)
             try:
                 for running in range(len(images)):
                     self._run_one(images, running, output)
             finally:
-                self._library.bd_observe(self._handle(), _Observer(), None)
+                self._library.bd_observe(self._handle(), Observer(), None)
         return {node.name: _channels_first(dots[index], node) for index, node in layers.items()}
 
     def profile(self, x: ArrayLike, runs: int = 50, warmup: int = 5) -> list[list[int]]:
@@ -365,7 +265,7 @@ def _value(name: bytes, shape: Sequence[int], rank: int | None) -> Value:
     return Value(name.decode(), ("N", *sizes))
 
 
-def _node(row: _Node) -> Node:
+def _node(row: NodeRow) -> Node:
     return Node(
         row.name.decode(), row.op.decode(), row.kernel.decode(), row.macs, tuple(row.output_shape)
     )

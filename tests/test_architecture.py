@@ -18,6 +18,7 @@ ROOMS = [
     {"target", "kernels"},
     {"convert"},
     {"emit"},
+    {"library"},
     {"session", "build"},
     {"on"},
     {"bundle"},

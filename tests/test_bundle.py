@@ -22,7 +22,7 @@ from bindeploy.convert.engines import run_numpy
 from bindeploy.emit.onnx import save
 from bindeploy.emit.plan_format import HEADER
 from bindeploy.errors import BindeployError
-from bindeploy.session import library_path
+from bindeploy.library import library_path
 from bindeploy.target import load
 
 IMAGES, CHANNELS, SIZE, CLASSES = 4, 3, 8, 5

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import onnx
@@ -14,12 +14,13 @@ import pytest
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from bindeploy import bits, session
+from bindeploy import bits, files, library
 from bindeploy.convert import dialect
 from bindeploy.emit.plan import lower
 from bindeploy.errors import BindeployError
 from bindeploy.files import resource
-from bindeploy.session import Node, Session, Value, library_path
+from bindeploy.library import library_path
+from bindeploy.session import Node, Session, Value
 
 DOMAINS = '"" : 20, "bindeploy" : 1, "bindeploy.latent" : 1'
 WINDOW = "group=1, strides=[1,1], dilations=[1,1]"
@@ -307,16 +308,25 @@ def test_what_is_no_model_is_refused(tmp_path):
         Session(3)
 
 
+class Installed(PurePosixPath):
+    """A file as importlib.metadata lists it."""
+
+    def locate(self) -> PurePath:
+        return self
+
+
 def test_a_missing_library_is_told_with_how_to_build_it(monkeypatch, tmp_path):
-    monkeypatch.delenv(session.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(session, "PACKAGE", tmp_path)
-    monkeypatch.setattr(session, "_installed_libraries", lambda: [tmp_path / session.LIBRARY])
+    monkeypatch.delenv(library.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path)
+    elsewhere = PurePath(tmp_path / "site" / "lib" / library.LIBRARY)
+    monkeypatch.setattr(files.importlib.metadata, "files", lambda name: [Installed(elsewhere)])
     with pytest.raises(BindeployError, match=r"`libbindeploy\.\w+` is not built: run `pip install"):
         library_path()
-    installed = tmp_path / session.LIBRARY
+    installed = Path(elsewhere)
+    installed.parent.mkdir(parents=True)
     installed.touch()
     assert library_path() == installed
-    packaged = tmp_path / "lib" / session.LIBRARY
+    packaged = tmp_path / "lib" / library.LIBRARY
     packaged.parent.mkdir()
     packaged.touch()
     assert library_path() == packaged
@@ -325,7 +335,7 @@ def test_a_missing_library_is_told_with_how_to_build_it(monkeypatch, tmp_path):
 def test_the_variable_names_the_library_first_of_all(monkeypatch, network, tmp_path):
     plan = lower(ir.from_proto(network)).to_bytes()
     named = tmp_path / "other.so"
-    monkeypatch.setenv(session.LIBRARY_VARIABLE, str(named))
+    monkeypatch.setenv(library.LIBRARY_VARIABLE, str(named))
     with pytest.raises(BindeployError, match=r"BINDEPLOY_LIBRARY names `.*other\.so`, which is no"):
         library_path()
     named.write_text("no library")
@@ -336,8 +346,8 @@ def test_the_variable_names_the_library_first_of_all(monkeypatch, network, tmp_p
 
 def test_a_library_of_another_version_is_refused(monkeypatch, network, tmp_path):
     copy = Path(shutil.copy(library_path(), tmp_path / "copy.so"))
-    monkeypatch.setenv(session.LIBRARY_VARIABLE, str(copy))
-    monkeypatch.setattr(session, "__version__", "0.0.0")
+    monkeypatch.setenv(library.LIBRARY_VARIABLE, str(copy))
+    monkeypatch.setattr(library, "__version__", "0.0.0")
     with pytest.raises(BindeployError, match="this is bindeploy 0.0.0: run `pip install"):
         Session(lower(ir.from_proto(network)).to_bytes())
 

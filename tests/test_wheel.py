@@ -42,9 +42,9 @@ def test_an_installed_wheel_runs_a_bundle_and_finds_its_sources(wheel, digits_bu
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(type(finder))]
 sys.path.insert(0, {str(site)!r})
-import bindeploy, bindeploy.files, bindeploy.session, numpy
+import bindeploy, bindeploy.files, bindeploy.library, numpy
 assert bindeploy.__file__.startswith({str(site)!r})
-assert str(bindeploy.session.library_path()).startswith({str(site)!r})
+assert str(bindeploy.library.library_path()).startswith({str(site)!r})
 assert (bindeploy.files.resource("runtime") / "src" / "model.h").exists()
 assert (bindeploy.files.resource("targets") / "arm.toml").exists()
 golden = bindeploy.Bundle.open({str(digits_bundle)!r}).golden

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bindeploy.errors import BindeployError
+from bindeploy.library import library_path
 from bindeploy.on import program
 from bindeploy.on.transport import Deployed, Results
-from bindeploy.session import Session, library_path
+from bindeploy.session import Session
 
 
 class Local:

@@ -8,39 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ERROR_BYTES = 256
-Observer = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,
-    *(ctypes.c_size_t,) * 5,
-    ctypes.POINTER(ctypes.c_int32),
-    ctypes.c_size_t,
-)
-
-
-class Description(ctypes.Structure):
-    _fields_ = [
-        ("input_shape", ctypes.c_uint32 * 4),
-        ("output_shape", ctypes.c_uint32 * 4),
-        ("input_name", ctypes.c_char_p),
-        ("output_name", ctypes.c_char_p),
-        ("node_count", ctypes.c_size_t),
-        ("plan_bytes", ctypes.c_size_t),
-        ("arena_bytes", ctypes.c_size_t),
-        ("weights_bytes", ctypes.c_size_t),
-        ("scratch_bytes", ctypes.c_size_t),
-    ]
-
-
-class NodeRow(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("op", ctypes.c_char_p),
-        ("kernel", ctypes.c_char_p),
-        ("macs", ctypes.c_uint64),
-        ("output_shape", ctypes.c_uint32 * 4),
-        ("nanoseconds", ctypes.c_uint64),
-    ]
+from bindeploy.library import ERROR_BYTES, Description, NodeRow, Observer
 
 
 class LoadFailure(Exception):
