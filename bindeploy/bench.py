@@ -18,6 +18,7 @@ import numpy as np
 
 from bindeploy import __version__
 from bindeploy.bundle import Bundle
+from bindeploy.convert.engines import onnxruntime_session
 from bindeploy.convert.single_layers import (
     Shape,
     binary_layer,
@@ -248,15 +249,7 @@ def _float_contestants(bundle: Bundle, image: np.ndarray) -> dict[str, Callable[
 
 def _onnxruntime(model: Any, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
     """One single-threaded onnxruntime session, ready to run."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime_session(model, threads=1)
     return lambda: session.run(None, inputs)
 
 

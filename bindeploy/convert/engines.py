@@ -43,17 +43,23 @@ def run_numpy(model: ir.Model, x: NDArray[np.float32]) -> tuple[NDArray, Integer
     return _named(_in_batches(run, proto, x), names)
 
 
-def onnxruntime_run(proto: onnx.ModelProto) -> Run:
-    """A function from the input to every output, run by onnxruntime on the CPU."""
-    import onnxruntime  # an extra of the package, needed by whoever compares engines
+def onnxruntime_session(proto: onnx.ModelProto, threads: int = 0) -> Any:
+    """onnxruntime's session of a model on the CPU; `threads` 0 leaves their number to it."""
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 4  # what it refuses, it raises
-    name = proto.graph.input[0].name
     with _in_words(proto.graph.name):
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+
+def onnxruntime_run(proto: onnx.ModelProto) -> Run:
+    """A function from the input to every output, run by onnxruntime on the CPU."""
+    name = proto.graph.input[0].name
+    session = onnxruntime_session(proto)
 
     def run(batch: NDArray[np.float32]) -> Sequence[NDArray]:
         with _in_words(proto.graph.name):
