@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bindeploy.bundle import from_source as export
     from bindeploy.session import Session
     from bindeploy.target import Target
-    from bindeploy.train.layers import binarize
+    from bindeploy.train.binarization import binarize
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "Session", "Target", "__version__", "binarize", "export"]
@@ -27,7 +27,7 @@ _HOMES = {
     "Bundle": ("bindeploy.bundle", "Bundle"),
     "Session": ("bindeploy.session", "Session"),
     "Target": ("bindeploy.target", "Target"),
-    "binarize": ("bindeploy.train.layers", "binarize"),
+    "binarize": ("bindeploy.train.binarization", "binarize"),
     "export": ("bindeploy.bundle", "from_source"),
 }
 

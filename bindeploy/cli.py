@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import click
 
 from bindeploy import __version__
 from bindeploy.errors import BindeployError, not_installed
+from bindeploy.train.settings import Settings
 
 INTERRUPTED = 130
 
@@ -100,49 +102,55 @@ def main() -> None:
     """Train binary neural networks, pack them into bits, run the bits anywhere."""
 
 
+def _of_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each field of a training's settings.
+
+    What is not given stays None, so that a recipe can fill it in.
+    """
+    for each in reversed(fields(Settings)):
+        facts = each.metadata
+        kind, table = facts["kind"], facts["table"]
+        name = f"--{each.name.replace('_', '-')}"
+        options: dict[str, Any] = {"default": None, "type": kind, "help": facts["help"]}
+        if kind is bool:
+            name += f"/--no-{each.name.replace('_', '-')}"
+        if facts["many"]:
+            options["multiple"] = True
+        if each.default not in (MISSING, None, ()):
+            options["show_default"] = _shown(each.default)
+        if table is not None:
+            options |= {"cls": FromTable, "table": table}
+        command = click.option(name, **options)(command)
+    return command
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return ", ".join(default) if isinstance(default, tuple) else str(default)
+
+
 @main.command()
-@click.option("--data", cls=FromTable, table="bindeploy.train.data:DATASETS", required=True)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset's files are.")
-@click.option("--model", cls=FromTable, table="bindeploy.train.models:MODELS", required=True)
-@click.option(
-    "--method",
-    cls=FromTable,
-    table="bindeploy.train.methods:METHODS",
-    default="bnn++",
-    show_default=True,
-)
-@click.option(
-    "--mode",
-    cls=FromTable,
-    table="bindeploy.train.modes:MODES",
-    default="bwa",
-    show_default=True,
-    help="1-bit weights (w), activations (a):",
-)
-@click.option("--epochs", default=20, show_default=True, type=click.IntRange(min=1))
-@click.option("--limit", type=click.IntRange(min=1), help="Train on this many images only.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--recipe", help="Options from a file, by name or path; others given here win.")
+@_of_settings
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
-@click.option(
-    "--float-twin/--no-float-twin",
-    default=True,
-    show_default=True,
-    help="Also train the same network in full precision, to compare.",
-)
 @out_folder
 @as_json
-def train(as_json: bool, **arguments: Any) -> None:
+def train(recipe: str | None, out: Path, resume: bool, as_json: bool, **arguments: Any) -> None:
     """Train a network with binary weights."""
-    from bindeploy.train import loop
+    from bindeploy.train import loop, recipes
 
-    result = loop.train(**arguments, progress=True)
+    given = {name: value for name, value in arguments.items() if value not in (None, ())}
+    options = {**(recipes.load(recipe) if recipe else {}), **given}
+    data, model = options.pop("data", None), options.pop("model", None)
+    result = loop.train(data, model, **options, out=out, resume=resume, progress=True)
     if as_json:
         _print_json(result)
         return
     for kind in ("float", "soft", "hard"):
         accuracy = result[f"{kind}_accuracy"]
         click.echo(f"{kind:5} accuracy  {_percent(accuracy)}  {_ACCURACIES[kind]}")
-    click.echo(f"{result['epochs']} epochs, {result['seconds']:.0f} s: {arguments['out']}")
+    click.echo(f"{result['epochs']} epochs, {result['seconds']:.0f} s: {out}")
 
 
 _ACCURACIES = {
@@ -389,14 +397,22 @@ def targets(as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw them, into this folder.")
 @as_json
-def methods(as_json: bool) -> None:
+def methods(plot: Path | None, as_json: bool) -> None:
     """List the training methods and where they are from."""
     from bindeploy.train.methods import METHODS
 
-    columns = ("name", "forward", "backward", "consistent", "source")
+    if plot is not None:
+        from bindeploy.train.plots import plot_methods
+
+        plot_methods(plot)
+
+    columns = ("name", "forward", "backward", "consistent", "principled", "source")
     rows = [{key: getattr(method, key) for key in columns} for method in METHODS.values()]
-    _list("methods", columns, rows, as_json)
+    # For a person, `principled` says in words what `consistent` is.
+    shown = tuple(column for column in columns if column != "consistent")
+    _list("methods", columns if as_json else shown, rows, as_json)
 
 
 def _list(title: str, columns: tuple[str, ...], rows: list[dict], as_json: bool) -> None:

@@ -9,6 +9,8 @@ EXTRAS = {
     "lightning": "train",
     "safetensors": "train",
     "sklearn": "train",
+    "PIL": "train",
+    "matplotlib": "plot",
     "tvm": "tvm",
 }
 """Which extra of this package brings an optional library."""

@@ -10,8 +10,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import bindeploy
-from bindeploy.train.schedules import sharpness_at
-from bindeploy.train.states import clip_latents, harden, set_sharpness
+from bindeploy.train import updates
+from bindeploy.train.schedules import Moment, sharpness_at
+from bindeploy.train.states import harden, set_sharpness
 from bindeploy.train.to_onnx import export
 
 EPOCHS, BATCH = 10, 64
@@ -36,15 +37,17 @@ def main(out: str) -> float:
 
     model = bindeploy.binarize(network(), method="bnn++", mode="bwa")  # all but first and last
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    updates.start(model)
     steps = EPOCHS * (1440 // BATCH)
     for step in range(steps):
-        set_sharpness(model, sharpness_at("sharpness", step, steps))
+        set_sharpness(model, sharpness_at("sharpness", Moment(step, steps)))
         batch = torch.randint(0, 1440, (BATCH,))
         loss = nn.functional.cross_entropy(model(x[train][batch]), y[train][batch])
         optimizer.zero_grad()
         loss.backward()
+        updates.before_step(model)
         optimizer.step()
-        clip_latents(model)
+        updates.after_step(model)
 
     harden(model).eval()
     bundle = bindeploy.export(export(model, x[:2]), target="host", out=out)

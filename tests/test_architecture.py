@@ -27,7 +27,11 @@ ROOMS = [
     {"cli"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
-MEETS_TRAIN = {("bundle", "bindeploy.train.to_onnx")}
+MEETS_TRAIN = {
+    ("bundle", "bindeploy.train.to_onnx"),
+    ("bundle", "bindeploy.train.models"),
+    ("bundle", "bindeploy.train.summary"),
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 

@@ -138,5 +138,5 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     [("train", METHODS), ("train", MODELS), ("train", DATASETS), ("export", FORMATS)],
 )
 def test_help_lists_the_names_of_each_table(name, table, command):
-    help_text = " ".join(command(name, "--help").stdout.split())
-    assert f"{', '.join(table)}." in help_text
+    help_text = "".join(command(name, "--help").stdout.split())  # a name may be broken at a hyphen
+    assert f"{','.join(table)}." in help_text

@@ -162,14 +162,15 @@ def inspect(path: Path | str) -> dict[str, Any]:
     """What a MODEL.onnx, a bundle or a RUN costs: `layers` and `total` of `convert.inspect`.
 
     A run is counted as converted. For a bundle, `total` has `file_bytes`: of the plan, or of the
-    portable file where there is no plan.
+    portable file where there is no plan. A name of the zoo, where nothing of that name is there, is
+    counted by `train.summary`.
     """
+    path = Path(path)
+    if not path.exists():
+        return _inspect_model(str(path))
     from bindeploy.convert import pipeline
     from bindeploy.convert.inspect import inspect as cost
 
-    path = Path(path)
-    if not path.exists():
-        raise BindeployError(f"`{path}` is not there: give an ONNX file, a bundle or a run")
     if path.is_file():
         return cost(pipeline.load(path))
     if (path / RUN).is_file():
@@ -179,3 +180,19 @@ def inspect(path: Path | str) -> dict[str, Any]:
     file = bundle.plan if bundle.plan.is_file() else bundle.model
     report["total"]["file_bytes"] = file.stat().st_size
     return report
+
+
+def _inspect_model(name: str) -> dict[str, Any]:
+    """What the model `name` of the zoo costs, in bits; BindeployError where there is none."""
+    from bindeploy.train.models import MODELS
+
+    if name not in MODELS:
+        raise BindeployError(
+            f"`{name}` is not there: give an ONNX file, a bundle, a run, "
+            f"or a model: {', '.join(MODELS)}"
+        )
+    try:
+        from bindeploy.train.summary import summarize
+    except ModuleNotFoundError as error:
+        raise not_installed(error) or error from None
+    return summarize(name)

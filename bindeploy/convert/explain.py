@@ -56,14 +56,25 @@ def explain(before: ir.Model, after: ir.Model) -> list[Layer]:
 
 def _rule(node: ir.Node, converted: dict[str | None, ir.Node]) -> str:
     """How the layer came to its bits: `latent BinaryConv2d, thresholded with bn1`."""
+    input_bits = _integer_bits(node.inputs[0])
+    start = "already a" if node.domain == dialect.DOMAIN else "latent"
+    start = f"{start} {node.op_type}" + (f", {input_bits}-bit input" if input_bits else "")
     if node.domain == dialect.DOMAIN:
-        return f"already a {node.op_type}"
-    start = f"latent {node.op_type}"
+        return start
     normalization = _normalization_after(node)
     fused = normalization is not None and normalization not in converted
     if converted[node.name].op_type.endswith("Threshold"):
         return f"{start}, thresholded with {normalization}" if fused else f"{start}, thresholded"
     return f"{start}, {normalization} in its scale and bias" if fused else start
+
+
+def _integer_bits(value: ir.Value | None) -> int | None:
+    """The width of the integers that `value` stands for, where DequantizeLinear made it."""
+    maker = value.producer() if value is not None else None
+    if maker is None or (maker.domain, maker.op_type) != ("", "DequantizeLinear"):
+        return None
+    zero = constants.read(maker.inputs[2]) if len(maker.inputs) > 2 else None
+    return 8 * zero.dtype.itemsize if zero is not None else None
 
 
 def _normalization_after(node: ir.Node) -> str | None:

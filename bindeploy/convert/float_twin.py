@@ -3,8 +3,8 @@
 A binary convolution or dense layer of the packed file becomes one `Conv` or `MatMul` + `Add` with
 float weights of the same shape; where the next layer binarizes (the thresholded ops) a `Relu`
 follows, as in the network one would have trained without binarization. No Sign, no scale, no
-BatchNorm remains, so the twin is the fastest float form of the architecture. It serves for times
-and sizes; its outputs mean nothing.
+BatchNorm, no 8-bit integers remain, so the twin is the fastest float form of the architecture. It
+serves for times and sizes; its outputs mean nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def float_twin(packed: onnx.ModelProto) -> onnx.ModelProto:
     del twin.functions[:]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in packed.graph.initializer}
     del twin.graph.node[:]
-    for node in packed.graph.node:
+    for node in _without_quantization(packed.graph):
         nodes = _float_nodes(node, constants) if node.domain == DOMAIN else [node]
         twin.graph.node.extend(nodes)
     used = {name for node in twin.graph.node for name in node.input}
@@ -65,6 +65,21 @@ def layers(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
             alone, opset_imports=model.opset_import, ir_version=model.ir_version
         )
     return found
+
+
+def _without_quantization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph, Identity in the place of QuantizeLinear and DequantizeLinear."""
+    sources = {
+        node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"
+    }
+    nodes = [
+        helper.make_node("Identity", [sources[node.input[0]]], node.output, node.name)
+        if node.op_type == "DequantizeLinear" and node.input[0] in sources
+        else node
+        for node in graph.node
+    ]
+    read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    return [node for node in nodes if node.op_type != "QuantizeLinear" or node.output[0] in read]
 
 
 def _float_nodes(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:

@@ -13,7 +13,7 @@ from bindeploy.convert import constants, dialect
 from bindeploy.convert.name_layers import NameLayers
 
 FLOAT_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
-PARAMETRIC = FLOAT_LAYERS | {"BatchNormalization", "PRelu", "Add", "Mul"}
+PARAMETRIC = FLOAT_LAYERS | {"BatchNormalization", "PRelu", "Add", "Mul", "QuantizeLinear"}
 """The standard operators whose constant floats are parameters."""
 FLOAT_BYTES = 4
 

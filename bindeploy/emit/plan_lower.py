@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bindeploy.emit import plan_convolutions as convolutions
 from bindeploy.emit import plan_pointwise as pointwise
 from bindeploy.emit import plan_pools as pools
+from bindeploy.emit import plan_quantization as quantization
 from bindeploy.emit import plan_shapes as shapes
 from bindeploy.emit.plan_builder import Activation, Builder, View, constant_array, name_of
 from bindeploy.emit.plan_builder import readers as readers_of
@@ -31,6 +32,8 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("", "Relu"): pointwise.relu,
     ("", "Clip"): pointwise.clip,
     ("", "Where"): pointwise.where,
+    ("", "QuantizeLinear"): quantization.quantize_linear,
+    ("", "DequantizeLinear"): quantization.dequantize_linear,
     ("", "MaxPool"): pools.max_pool,
     ("", "AveragePool"): pools.average_pool,
     ("", "GlobalAveragePool"): pools.global_average_pool,

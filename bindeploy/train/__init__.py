@@ -1,5 +1,6 @@
 """Train a PyTorch network whose weights (and activations) become one bit each.
 
-The tables `methods.METHODS`, `modes.MODES`, `models.MODELS` and `data.DATASETS` import no torch, so
-that the command line can list them at once; the other modules of this folder do.
+The tables that the command line lists (`methods.METHODS`, `modes.MODES`, `models.MODELS`,
+`data.DATASETS`, `optimizers.OPTIMIZERS`, `settings.Settings` and so on) import no torch; the other
+modules of this folder do.
 """

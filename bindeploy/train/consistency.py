@@ -18,6 +18,9 @@ from bindeploy.errors import BindeployError
 Function = Callable[[Tensor, float], Tensor]
 """A quantizer: latent values of any shape and mu -> values of the same shape and dtype."""
 
+LINE = (-3.0, 3.0)
+"""The latent values that stand for the whole line."""
+
 CELLS = 60_000
 """Cells of the grid on which the integral is summed."""
 
@@ -28,7 +31,7 @@ FLAT = 1e-6
 """How far F or B may move, relative to its largest value, where P stands still."""
 
 SHORTEST_STRETCH = 3
-"""Cells: P has to stand still for longer than a single 0/0 to be called constant."""
+"""Cells: P has to stand still for longer than a rounding to be called constant."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,30 @@ class PairReport:
     where: tuple[float, float] | None
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """P as increments over the cells between `nodes`, and what it was computed from."""
+
+    nodes: Tensor
+    f: Tensor
+    slope: Tensor
+    increments: Tensor
+    turning: Tensor
+
+
 def check_pair(
-    F: Function, B: Function, mu: float = 1.0, interval: tuple[float, float] = (-3.0, 3.0)
+    F: Function, B: Function, mu: float = 1.0, interval: tuple[float, float] = LINE
 ) -> PairReport:
     """Test whether the pair is consistent on `interval` at sharpness `mu`.
 
     P(u) = integral up to u of (1/B) dF, a Stieltjes integral whose integrator is F, must be finite
     and monotone, and F and B must be constant wherever P is. It is summed over a grid in float64
     with B at the midpoints; 0/0 counts as 0. F itself need not be monotone. Latents that are
-    clipped are asked about on the interval they are clipped to. An empty interval, or functions
-    that are not finite on it, raise BindeployError.
+    clipped are asked about on the interval they are clipped to; of a random F, its expectation. An
+    empty interval, and functions that are random or not finite on it, raise BindeployError.
     """
-    low, high = interval
-    if not low < high:
-        raise BindeployError(f"interval `{interval}` is empty: give (low, high) with low < high")
-    nodes = low + (high - low) * torch.arange(CELLS + 1, dtype=torch.float64) / CELLS
-    middles = (nodes[1:] + nodes[:-1]) / 2
-    f, slope, slope_at_nodes = F(nodes, mu), B(middles, mu), B(nodes, mu)
-    if not (f.isfinite().all() and slope.isfinite().all()):
-        raise BindeployError(f"F or B is not finite on `{interval}`: give functions that are")
-
-    change = f.diff()
-    nothing = (change.abs() <= ZERO) | _crosses_zero(slope_at_nodes, change, f)
-    increments = torch.where(nothing, 0.0, change / slope)
+    summed = _sum(F, B, mu, interval)
+    nodes, increments = summed.nodes, summed.increments
 
     def between(cell: int) -> tuple[float, float]:
         return float(nodes[cell]), float(nodes[cell + 1])
@@ -75,19 +79,61 @@ def check_pair(
         return PairReport(
             False, "P is not monotone: F and B have opposite signs", between(_first(falling))
         )
-    for start, stop in _stretches(increments.abs() <= ZERO):
+    for start, stop in _stretches((increments.abs() <= ZERO) & ~summed.turning):
         reaches = (float(nodes[start]), float(nodes[stop]))
-        if _moves(f[start : stop + 1], f):
+        if _moves(summed.f[start : stop + 1], summed.f):
             return PairReport(False, "F varies where P is constant", reaches)
-        if _moves(slope[start:stop], slope):
+        if _moves(summed.slope[start:stop], summed.slope):
             return PairReport(False, "B varies where P is constant", reaches)
     return PairReport(True, "F = T o P and B = T' o P for a proximal map P", None)
 
 
-def _crosses_zero(slope: Tensor, change: Tensor, f: Tensor) -> Tensor:
-    """Cells where B passes through 0 while F turns smoothly: there dF/B is 0/0."""
+def recovered_map(
+    F: Function, B: Function, mu: float = 1.0, interval: tuple[float, float] = LINE
+) -> tuple[Tensor, Tensor]:
+    """The grid u and P(u) that `check_pair` judges, both [CELLS + 1] in float64.
+
+    P is known up to a constant: here P(low) = -P(high). It is a proximal map only if the pair is
+    consistent; of another pair it shows what is wrong. NaN where it is infinite, and where F and B
+    are both so flat that float64 cannot tell.
+    """
+    summed = _sum(F, B, mu, interval)
+    nodes, increments, slope = summed.nodes, summed.increments, summed.slope
+    untold = (increments == 0) & (slope != 0) & ((slope * nodes.diff()).abs() <= ZERO)
+    known = increments.where(increments.isfinite() & ~untold, torch.nan)
+    p = torch.nn.functional.pad(known.nan_to_num().cumsum(0), (1, 0))
+    p = p - p[-1] / 2
+    gaps = known.isnan()
+    p[torch.cat([gaps[:1], gaps])] = torch.nan  # a node ends the cell before it; the first, its own
+    return nodes, p
+
+
+def _sum(F: Function, B: Function, mu: float, interval: tuple[float, float]) -> _Sum:
+    low, high = interval
+    if not low < high:
+        raise BindeployError(f"interval `{interval}` is empty: give (low, high) with low < high")
+    nodes = low + (high - low) * torch.arange(CELLS + 1, dtype=torch.float64) / CELLS
+    middles = (nodes[1:] + nodes[:-1]) / 2
+    f, slope, slope_at_nodes = F(nodes, mu), B(middles, mu), B(nodes, mu)
+    if not (f.isfinite().all() and slope.isfinite().all()):
+        raise BindeployError(f"F or B is not finite on `{interval}`: give functions that are")
+    if not torch.equal(f, F(nodes, mu)):
+        raise BindeployError("F is random: give its expectation, which is what is consistent")
+    change = f.diff()
+    still = change.abs() <= ZERO
+    turning = ~still & _turning(slope_at_nodes, slope, change, f)
+    return _Sum(nodes, f, slope, torch.where(still | turning, 0.0, change / slope), turning)
+
+
+def _turning(at_nodes: Tensor, at_middles: Tensor, change: Tensor, f: Tensor) -> Tensor:
+    """Cells in which B passes through 0, or becomes 0, while F turns smoothly: there dF/B is 0/0.
+
+    In the cell where B becomes 0 its midpoint may already lie beyond.
+    """
+    passes = at_nodes[1:] * at_nodes[:-1] < 0
+    becomes = (at_middles == 0) & (at_nodes[1:] != at_nodes[:-1])
     smooth = change.abs() <= 1e-3 * (f.max() - f.min())
-    return (slope[1:] * slope[:-1] <= 0) & (slope[1:] != slope[:-1]) & smooth
+    return (passes | becomes) & smooth
 
 
 def _first(cells: Tensor) -> int:

@@ -1,27 +1,28 @@
 """Layers whose weights, and inputs where the mode says so, are one bit wide when they are hardened.
 
 A layer keeps a latent float weight `u`. Soft, as it trains, it uses `w = alpha F(u, mu)`; hard, as
-it is exported, `w = alpha sign(u)`. alpha is the mean of |u| over each filter, the least-squares
-scale. The gradient of `u` is `B(u, mu)` times that of `w`, elementwise: alpha is detached and is no
-factor of it (convention, so that (sign, 1) is BinaryConnect and any torch optimizer works on `u`).
+it is exported, `w = alpha sign(u)`. alpha is the scale of each filter, by default the mean of |u|,
+the least-squares one. The gradient of `u` is `B(u, mu)` times that of `w`, elementwise: alpha is
+detached and is no factor of it (convention, so that (sign, 1) is BinaryConnect and any torch
+optimizer works on `u`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from bindeploy.errors import BindeployError, unknown
-from bindeploy.train import modes, operators, quantizers
-from bindeploy.train.quantizers import Function, Quantizer, sign
+from bindeploy.train import activations, modes, operators, quantizers, saturation
+from bindeploy.train.quantizers import Quantizer, sign
+from bindeploy.train.scales import SCALES, SMALLEST_DEVIATION, standardized
 
 
 class _ProximalWeight(torch.autograd.Function):
-    """Forward `alpha F(u, mu)`; backward `B(u, mu) * gradient`."""
+    """Forward `alpha F(u, mu)`; backward `B(u, mu) * gradient`, or the method's own transform."""
 
     @staticmethod
     def forward(ctx, u: Tensor, alpha: Tensor, quantizer: Quantizer, mu: float) -> Tensor:
@@ -32,34 +33,10 @@ class _ProximalWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (u,) = ctx.saved_tensors
-        return ctx.quantizer.B(u, ctx.mu).to(gradient.dtype) * gradient, None, None, None
-
-
-class _SignActivation(torch.autograd.Function):
-    """Forward sign(x); backward `B(x) * gradient`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, backward: Function, mu: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.B, ctx.mu = backward, mu
-        return sign(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (x,) = ctx.saved_tensors
-        return ctx.B(x, ctx.mu) * gradient, None, None
-
-
-def _filter_mean(u: Tensor) -> Tensor:
-    return u.abs().flatten(1).mean(1)
-
-
-def _ones(u: Tensor) -> Tensor:
-    return u.new_ones(u.shape[0])
-
-
-SCALES = {"filter": _filter_mean, "none": _ones}
-"""How alpha [F] follows from the latent weight: mean |u| a filter, or 1."""
+        quantizer, mu = ctx.quantizer, ctx.mu
+        if quantizer.gradient is not None:
+            return quantizer.gradient(u, gradient.to(u.dtype), mu), None, None, None
+        return quantizer.B(u, mu).to(gradient.dtype) * gradient, None, None, None
 
 
 class _Binary(nn.Module):
@@ -70,28 +47,69 @@ class _Binary(nn.Module):
     alpha: str
     mu: float
     hard: bool
+    shift: nn.Parameter | None
+    scale: Tensor
+    input_maximum: Tensor
+    input_scale: Tensor
 
-    def _configure(self, method: str | Quantizer, mode: str, scale: str) -> None:
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
-        self.quantizer, self.mode, self.alpha = quantizers.get(method), modes.get(mode), scale
+    def _configure(
+        self,
+        method: str | Quantizer,
+        mode: str,
+        scale: str | None,
+        channels: int,
+        learned_shift: bool,
+    ) -> None:
+        self.quantizer, self.mode = quantizers.get(method), modes.get(mode)
+        self.alpha = self.quantizer.scale if scale is None else scale
+        if self.alpha not in SCALES:
+            raise unknown("scale", self.alpha, SCALES)
         self.mu, self.hard = 1.0, False
+        weight = self._latent()
+        zeros = nn.Parameter(weight.new_zeros(channels)) if learned_shift else None
+        self.register_parameter("shift", zeros)
+        if self.mode.input_bits == 8:
+            self.register_buffer("input_maximum", weight.new_zeros(()))
 
     def filter_scale(self) -> Tensor:
         """alpha [F] of the latent weight as it is now, detached."""
-        return SCALES[self.alpha](self._latent().detach())
+        return SCALES[self.alpha](self.shipped_latent())
+
+    def shipped_latent(self) -> Tensor:
+        """The latent weight whose sign counts: standardized where the method does so, detached."""
+        weight = self._latent().detach()
+        return standardized(weight) if self.quantizer.standardize else weight
 
     def soft_weight(self) -> Tensor:
-        """`alpha F(u, mu)` in the shape of the weight, with B as its gradient."""
+        """`alpha F(u, mu)` in the shape of the weight, with B as its gradient.
+
+        Methods whose gradient is taken at u train with u itself.
+        """
         weight = self._latent()
-        alpha = self.filter_scale().view(-1, *[1] * (weight.dim() - 1))
-        return _ProximalWeight.apply(weight, alpha, self.quantizer, self.mu)
+        if self.quantizer.gradient_at == "u":
+            return weight
+        if self.quantizer.standardize:
+            weight = standardized(weight)
+        return _ProximalWeight.apply(weight, self._alpha_by_filter(), self.quantizer, self.mu)
 
     def soft_input(self, x: Tensor) -> Tensor:
-        """The input that the soft layer multiplies: its signs if the mode binarizes it."""
-        if not self.mode.binary_input:
-            return x
-        return _SignActivation.apply(x, self.quantizer.activation_B, self.mu)
+        """The input that the soft layer multiplies: signs, 8-bit integers times their scale, or x.
+
+        Only a layer in training moves the range of its integers.
+        """
+        x = self._shifted(x)
+        if self.mode.input_bits == 1:
+            return activations.signed(x, self.quantizer.activation_B, self.mu)
+        if self.mode.input_bits == 8:
+            if self.training and not self.hard:
+                activations.follow_maximum(self.input_maximum, x.detach())
+            return activations.integers(x, self.input_maximum)
+        return x
+
+    def hard_input(self, x: Tensor) -> Tensor:
+        """The input of the hard operator, which takes signs by itself."""
+        x = self._shifted(x)
+        return operators.quantize_int8(x, self.input_scale) if self.mode.input_bits == 8 else x
 
     def harden(self) -> None:
         """Use sign(u) from now on, with the scale of the latent weight as it is now.
@@ -102,11 +120,45 @@ class _Binary(nn.Module):
         scale = self.filter_scale()
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("no_bias", torch.zeros_like(scale), persistent=False)
+        if self.quantizer.standardize:
+            self.register_buffer("standardized", self.shipped_latent(), persistent=False)
+        if self.mode.input_bits == 8:
+            if not self.input_maximum.is_meta and self.input_maximum == 0:
+                raise BindeployError(
+                    "a layer of mode `bw8` has seen no batch, so that the range of its integers is"
+                    " not known: run the network in training mode first"
+                )
+            step = activations.step_of(self.input_maximum)
+            self.register_buffer("input_scale", step, persistent=False)
         self.hard = True
 
     def soften(self) -> None:
         """Use F(u, mu) again."""
         self.hard = False
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """x + shift, a learned number a channel (ReActNet, 2020)."""
+        return x if self.shift is None else x + self._by_channel(self.shift)
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        """`values`, one a channel, in a shape that broadcasts over inputs and outputs."""
+        raise NotImplementedError
+
+    def _alpha_by_filter(self) -> Tensor:
+        return self.filter_scale().view(-1, *[1] * (self._latent().dim() - 1))
+
+    def _saturated(self, exact: Tensor, saturate: Callable[[Tensor], Tensor]) -> Tensor:
+        """`exact` with the values that 8-bit sums give and the gradient of exact ones.
+
+        The accumulator sees F(u, mu) without its scale, as the hard layer sees signs.
+        """
+        with torch.no_grad():
+            alpha = self._alpha_by_filter().clamp(min=SMALLEST_DEVIATION)
+            values = saturate(self.soft_weight() / alpha) * self._by_channel(alpha.flatten())
+        return exact + (values - exact).detach()
+
+    def _hard_weight(self):
+        return self.standardized if self.quantizer.standardize else self.weight
 
     def _hard_bias(self):
         return self.no_bias if self.bias is None else self.bias
@@ -120,10 +172,11 @@ class _Binary(nn.Module):
 class BinaryConv2d(_Binary, nn.Conv2d):
     """nn.Conv2d with one-bit weights: x [N, C, H, W] -> [N, F, H', W'].
 
-    Takes what nn.Conv2d takes, and `method` (a name or a Quantizer), `mode` ("bw": the input stays
-    float, "bwa": its sign is taken), `scale` ("filter" or "none") and `pad_value`, what a padded
-    tap reads (None: 1 for a binary input, 0 for a float one). Padding is with a constant; another
-    `padding_mode` raises BindeployError.
+    Takes what nn.Conv2d takes, and `method` (a name or a Quantizer), `mode` (a row of
+    `modes.MODES`), `scale` (a row of `SCALES`; None: the method's own), `pad_value`, what a padded
+    tap reads (None: the mode's own, 1 for a binary input, 0 for another), and `learned_shift`: a
+    number a channel that is added to the input. Padding is with a constant; another `padding_mode`
+    raises BindeployError.
     """
 
     pad_value: float
@@ -133,22 +186,24 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         *arguments,
         method: str | Quantizer = "bnn++",
         mode: str = "bwa",
-        scale: str = "filter",
+        scale: str | None = None,
         pad_value: float | None = None,
+        learned_shift: bool = False,
         **keywords,
     ) -> None:
         super().__init__(*arguments, **keywords)
-        self.configure(method, mode, scale, pad_value)
+        self.configure(method, mode, scale, pad_value, learned_shift)
 
     def configure(
         self,
         method: str | Quantizer,
         mode: str,
-        scale: str = "filter",
+        scale: str | None = None,
         pad_value: float | None = None,
+        learned_shift: bool = False,
     ) -> None:
         """Set method, mode, scale and padding; the layer is soft, at sharpness 1."""
-        self._configure(method, mode, scale)
+        self._configure(method, mode, scale, self.in_channels, learned_shift)
         if self.padding_mode != "zeros":
             raise BindeployError(
                 f"padding_mode `{self.padding_mode}` of a binary convolution: only `zeros` works"
@@ -170,21 +225,48 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         return [int(amount) for amount in self.padding] * 2
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.hard:
+            return self._soft(x)
+        if self.mode.accumulator_bits is not None:
+            dot = self.dot(x).to(self.scale.dtype)
+            return self._by_channel(self.scale) * dot + self._by_channel(self._hard_bias())
         geometry = list(self.stride), self.pads, list(self.dilation), self.groups, self.pad_value
-        if self.hard:
-            binary = self.mode.binary_input
-            operator = operators.binary_conv2d if binary else operators.binary_weight_conv2d
-            return operator(x, self.weight, self.scale, self._hard_bias(), *geometry)
-        padded = operators.pad(self.soft_input(x), self.pads, self.pad_value)
-        return functional.conv2d(
-            padded, self.soft_weight(), self.bias, self.stride, 0, self.dilation, self.groups
-        )
+        binary = self.mode.binary_input
+        operator = operators.binary_conv2d if binary else operators.binary_weight_conv2d
+        weight, bias = self._hard_weight(), self._hard_bias()
+        return operator(self.hard_input(x), weight, self.scale, bias, *geometry)
+
+    def _soft(self, x: Tensor) -> Tensor:
+        x, weight, (top, left, bottom, right) = self.soft_input(x), self.soft_weight(), self.pads
+        padding = (top, left)
+        if self.pad_value != 0 or padding != (bottom, right):
+            x, padding = operators.pad(x, self.pads, self.pad_value), (0, 0)
+        exact = self.mode.accumulator_bits is None
+        bias = self.bias if exact else None
+        y = functional.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        if exact:
+            return y
+        padded = operators.pad(x, (*padding, *padding), 0.0)
+        y = self._saturated(y, lambda unscaled: self._saturating(padded, unscaled))
+        return y if self.bias is None else y + self._by_channel(self.bias)
+
+    def _saturating(self, padded: Tensor, weight: Tensor) -> Tensor:
+        return saturation.conv2d(padded, weight, self.stride, self.dilation, self.groups)
 
     def dot(self, x: Tensor) -> Tensor:
-        """The exact integers of the hardened layer for its input `x`: int32 [N, F, H', W']."""
+        """The integers of the hardened layer for its input `x`: int32 [N, F, H', W'].
+
+        They are exact, or saturated where the mode has 8-bit accumulators.
+        """
+        signs, weight = sign(self._shifted(x)), sign(self.shipped_latent())
+        if self.mode.accumulator_bits is not None:
+            padded = operators.pad(signs, self.pads, self.pad_value)
+            return self._saturating(padded, weight).round().to(torch.int32)
         geometry = list(self.stride), self.pads, list(self.dilation), self.groups, self.pad_value
-        product = operators.signed_conv2d(sign(x), self.weight.detach(), *geometry)
-        return product.round().to(torch.int32)
+        return operators.signed_conv2d(signs, weight, *geometry).round().to(torch.int32)
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        return values.view(-1, 1, 1)
 
 
 class BinaryLinear(_Binary, nn.Linear):
@@ -195,27 +277,49 @@ class BinaryLinear(_Binary, nn.Linear):
         *arguments,
         method: str | Quantizer = "bnn++",
         mode: str = "bwa",
-        scale: str = "filter",
+        scale: str | None = None,
+        learned_shift: bool = False,
         **keywords,
     ) -> None:
         super().__init__(*arguments, **keywords)
-        self.configure(method, mode, scale)
+        self.configure(method, mode, scale, learned_shift=learned_shift)
 
-    def configure(self, method: str | Quantizer, mode: str, scale: str = "filter") -> None:
+    def configure(
+        self,
+        method: str | Quantizer,
+        mode: str,
+        scale: str | None = None,
+        learned_shift: bool = False,
+    ) -> None:
         """Set method, mode and scale; the layer is soft, at sharpness 1."""
-        self._configure(method, mode, scale)
+        self._configure(method, mode, scale, self.in_features, learned_shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.hard:
-            binary = self.mode.binary_input
-            operator = operators.binary_linear if binary else operators.binary_weight_linear
-            return operator(x, self.weight, self.scale, self._hard_bias())
-        return functional.linear(self.soft_input(x), self.soft_weight(), self.bias)
+        if not self.hard:
+            return self._soft(x)
+        if self.mode.accumulator_bits is not None:
+            return self.scale * self.dot(x).to(self.scale.dtype) + self._hard_bias()
+        binary = self.mode.binary_input
+        operator = operators.binary_linear if binary else operators.binary_weight_linear
+        return operator(self.hard_input(x), self._hard_weight(), self.scale, self._hard_bias())
+
+    def _soft(self, x: Tensor) -> Tensor:
+        x, weight = self.soft_input(x), self.soft_weight()
+        if self.mode.accumulator_bits is None:
+            return functional.linear(x, weight, self.bias)
+        y = functional.linear(x, weight)
+        y = self._saturated(y, lambda unscaled: saturation.linear(x, unscaled))
+        return y if self.bias is None else y + self.bias
 
     def dot(self, x: Tensor) -> Tensor:
-        """The exact integers of the hardened layer for its input `x`: int32 [..., F]."""
-        product = functional.linear(sign(x), sign(self.weight.detach()))
+        """The integers of the hardened layer for its input `x`: int32 [..., F], as above."""
+        signs, weight = sign(self._shifted(x)), sign(self.shipped_latent())
+        exact = self.mode.accumulator_bits is None
+        product = (functional.linear if exact else saturation.linear)(signs, weight)
         return product.round().to(torch.int32)
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        return values
 
 
 class BinarySign(nn.Module):
@@ -228,7 +332,7 @@ class BinarySign(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.hard:
             return operators.binary_sign(x)
-        return _SignActivation.apply(x, quantizers.clip_mask, 1.0)
+        return activations.signed(x, quantizers.clip_mask, 1.0)
 
     def harden(self) -> None:
         """Become one operator, without a gradient."""
@@ -247,59 +351,3 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             yield name, module
-
-
-Named = list[tuple[str, nn.Module]]
-Skip = Callable[[str, nn.Module], bool]
-
-REPLACEMENTS: dict[type[nn.Module], type[BinaryConv2d] | type[BinaryLinear]] = {
-    nn.Conv2d: BinaryConv2d,
-    nn.Linear: BinaryLinear,
-}
-"""Which layer takes the place of which. Subclasses are left alone: they compute something else."""
-
-
-def first_and_last(layers: Named) -> Skip:
-    """The rule that leaves the first and the last of `layers`, as registered, in float."""
-    ends = {id(layers[0][1]), id(layers[-1][1])} if layers else set()
-    return lambda name, module: id(module) in ends
-
-
-def binarize(
-    model: nn.Module,
-    method: str | Quantizer = "bnn++",
-    mode: str = "bwa",
-    skip: Skip | Callable[[Named], Skip] = first_and_last,
-) -> nn.Module:
-    """Make the nn.Conv2d and nn.Linear layers of `model` binary, in place; returns `model`.
-
-    Weights, biases, names, hooks and devices are kept: the float weight becomes the latent one. A
-    layer for which `skip(name, module)` is true stays float; by default the first and the last do.
-    `method` is a name or a Quantizer, `mode` "bw" or "bwa". A convolution whose padding is not a
-    constant, an unknown name, and a model with nothing left to binarize raise BindeployError, and
-    leave the model as it was.
-    """
-    if not isinstance(model, nn.Module):
-        raise BindeployError(f"`{type(model).__name__}` is no torch module: give an nn.Module")
-    quantizer = quantizers.get(method)
-    modes.get(mode)
-    candidates = [(n, m) for n, m in model.named_modules() if type(m) in REPLACEMENTS]
-    rule = first_and_last(candidates) if skip is first_and_last else cast(Skip, skip)
-    chosen = [(name, module) for name, module in candidates if not rule(name, module)]
-    if not chosen:
-        raise BindeployError(
-            f"`{type(model).__name__}` has nothing to binarize among its {len(candidates)} "
-            "nn.Conv2d and nn.Linear layers: give a larger model, or a skip that leaves some"
-        )
-    for name, module in chosen:
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            raise BindeployError(
-                f"layer `{name}` pads by `{module.padding_mode}`: only `zeros` can be binarized,"
-                " skip it or change it"
-            )
-    for _, module in chosen:
-        # The object stays and changes its class: whoever holds it, under whatever names, sees the
-        # binary layer, and hooks and optimizers keep working.
-        module.__class__ = REPLACEMENTS[type(module)]
-        module.configure(quantizer, mode)
-    return model

@@ -1,4 +1,4 @@
-"""What of a layer is one bit wide: one row a mode, without torch."""
+"""How many bits a layer's weights, inputs and sums have: one row a mode, without torch."""
 
 from __future__ import annotations
 
@@ -9,33 +9,57 @@ from bindeploy.errors import unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """`binary_input`: layers take the sign of their input. `pad_value`: what a padded tap reads.
+    """Weights have one bit. `input_bits` is 1 (signs), 8 (integers) or None (floats).
 
-    `nonlinearity` is the activation that the models of the zoo put between their layers. A binary
-    input has no zero, so padding with +1 keeps every tap a bit; a float input is padded with 0.
+    `accumulator_bits` is 8 where sums saturate at -128 and 127 after every word of 32 channels, in
+    the order (kernel row, kernel column, word) (convention), and None where they are exact.
+    `pad_value` is what a padded tap reads: a binary input has no zero, so padding with +1 keeps
+    every tap a bit; other inputs are padded with 0. `nonlinearity` is the activation that the zoo's
+    models put between their layers.
     """
 
     name: str
     title: str
-    binary_input: bool
+    input_bits: int | None
     pad_value: float
     nonlinearity: str
+    accumulator_bits: int | None = None
+
+    @property
+    def binary_input(self) -> bool:
+        """Layers take the sign of their input."""
+        return self.input_bits == 1
 
 
 _ROWS = (
     Mode(
         name="bw",
         title="1-bit weights, float activations",
-        binary_input=False,
+        input_bits=None,
+        pad_value=0.0,
+        nonlinearity="relu",
+    ),
+    Mode(
+        name="bw8",
+        title="1-bit weights, 8-bit activations",
+        input_bits=8,
         pad_value=0.0,
         nonlinearity="relu",
     ),
     Mode(
         name="bwa",
         title="1-bit weights and activations",
-        binary_input=True,
+        input_bits=1,
         pad_value=1.0,
         nonlinearity="hardtanh",
+    ),
+    Mode(
+        name="bwaa",
+        title="1-bit weights and activations, 8-bit accumulators",
+        input_bits=1,
+        pad_value=1.0,
+        nonlinearity="hardtanh",
+        accumulator_bits=8,
     ),
 )
 

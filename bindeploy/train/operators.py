@@ -1,8 +1,9 @@
 """A hardened binary layer as one torch operator, so that the exporter sees one node a layer.
 
-Each computes `scale * dot + bias`, dot being the product with the signs of the latent weight, in
-the order every engine uses: the integer first, one rounding for the product, one for the sum. They
-have no gradient: training runs on the soft layers.
+Each layer computes `scale * dot + bias`, dot being the product with the signs of the latent weight,
+in the order every engine uses: the integer first, one rounding for the product, one for the sum.
+What a layer does to its input before, where a mode says so, is an operator too. None has a
+gradient: training runs on the soft layers.
 """
 
 from __future__ import annotations
@@ -92,6 +93,20 @@ def binary_sign(x: Tensor) -> Tensor:
     return sign(x)
 
 
+@torch.library.custom_op("bindeploy::quantize_int8", mutates_args=())
+def quantize_int8(x: Tensor, scale: Tensor) -> Tensor:
+    """The 8-bit integers that stand for x, as floats again: q * scale, shape of x.
+
+    q = clamp(round(x / scale), -128, 127), halves to the even integer; `scale` [] is finite and
+    above 0. This is ONNX's QuantizeLinear to int8 around 0 with DequantizeLinear after it, float
+    for float: a true division, no product with 1 / scale, and, as an integer has no -0, no -0
+    either. -128 stays possible because QuantizeLinear saturates there: two standard nodes say it
+    all, and nothing has to be clamped before them.
+    """
+    q = torch.clamp(torch.round(x / scale), -128, 127) + 0.0
+    return q * scale
+
+
 @binary_conv2d.register_fake
 @binary_weight_conv2d.register_fake
 def _conv2d_shape(x, weight, scale, bias, strides, pads, dilations, group, pad_value):
@@ -110,4 +125,9 @@ def _linear_shape(x, weight, scale, bias):
 
 @binary_sign.register_fake
 def _sign_shape(x):
+    return torch.empty_like(x)
+
+
+@quantize_int8.register_fake
+def _quantized_shape(x, scale):
     return torch.empty_like(x)

@@ -1,12 +1,16 @@
-"""The pairs (F, B): the network uses `w = F(u, mu)`, and `u` gets the gradient `B(u, mu) * g(w)`.
+"""The quantizers: the network uses `w = F(u, mu)`, and `u` gets the gradient `B(u, mu) * g(w)`.
 
-`u` is the latent weight, `mu` the sharpness, `g(w)` the loss gradient at `w`. Method names and
-formulas stand in `methods.METHODS`; here each row meets its functions.
+`u` is the latent weight, of any shape, `mu` the sharpness, `g(w)` the loss gradient at `w`. Method
+names and formulas stand in `methods.METHODS`; here each row meets its functions. They keep shape
+and dtype (float32, float64, bfloat16) and overflow in none of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +19,32 @@ from bindeploy.errors import BindeployError, unknown
 from bindeploy.train.consistency import Function, PairReport, check_pair
 from bindeploy.train.methods import METHODS, Method
 
-__all__ = ["QUANTIZERS", "Function", "PairReport", "Quantizer", "check_pair", "get"]
+__all__ = ["QUANTIZERS", "Function", "PairReport", "Quantizer", "check_pair", "get", "is_pair"]
+
+
+def identity(u: Tensor, mu: float = 1.0) -> Tensor:
+    """`u` itself: full precision."""
+    return u
 
 
 def sign(u: Tensor, mu: float = 1.0) -> Tensor:
     """+1 where `u >= 0`, else -1 (also for NaN); `mu` plays no part."""
     return (u >= 0).to(u.dtype).mul_(2).sub_(1)  # half the time of torch.where
+
+
+def stochastic_sign(u: Tensor, mu: float = 1.0) -> Tensor:
+    """+1 with probability (1 + u) / 2 (u clipped to [-1, 1]), else -1: its expectation is `clip`.
+
+    Draws from torch's global generator, at least in float32: bfloat16 has too few steps.
+    """
+    precise = torch.promote_types(u.dtype, torch.float32)
+    uniform = 2 * torch.rand(u.shape, dtype=precise, device=u.device) - 1
+    return (uniform < u).to(u.dtype).mul_(2).sub_(1)
+
+
+def clip(u: Tensor, mu: float = 1.0) -> Tensor:
+    """u clipped to [-1, 1]: the proximal map of that interval."""
+    return u.clamp(-1, 1)
 
 
 def one(u: Tensor, mu: float = 1.0) -> Tensor:
@@ -31,6 +55,11 @@ def one(u: Tensor, mu: float = 1.0) -> Tensor:
 def clip_mask(u: Tensor, mu: float = 1.0) -> Tensor:
     """1 where `|u| <= 1`, else 0: the clipped straight-through gradient."""
     return (u.abs() <= 1).to(u.dtype)
+
+
+def triangle(u: Tensor, mu: float = 1.0) -> Tensor:
+    """2 - 2|u| where |u| < 1, else 0: the slope of Bi-Real Net's piecewise polynomial."""
+    return 2 * torch.relu(1 - u.abs())
 
 
 def proximal_map(u: Tensor, rho: float, varrho: float) -> Tensor:
@@ -52,6 +81,21 @@ def proximal(u: Tensor, mu: float) -> Tensor:
     return proximal_map(u, mu, mu)
 
 
+def proxquant(u: Tensor, mu: float) -> Tensor:
+    """ProxQuant's map, lambda = mu: |u| moves by lambda towards 1 and not past it.
+
+    prox(u) = sign(u) (1 + sign(|u| - 1) max(||u| - 1| - lambda, 0)); on [-1, 1] it is `proximal`.
+    From lambda = 1 on it is sign (convention; the map itself would still pass |u| > 1 + lambda).
+    """
+    if mu >= 1:
+        return sign(u)
+    magnitude = u.abs()
+    nearer = torch.where(
+        magnitude < 1, (magnitude + mu).clamp(max=1.0), (magnitude - mu).clamp(min=1.0)
+    )
+    return sign(u) * nearer
+
+
 def sign_swish(u: Tensor, mu: float) -> Tensor:
     """SS(u) = 2 s (1 + mu u (1 - s)) - 1 with s = sigmoid(mu u): odd, overshoots +-1 by 0.1997."""
     x = mu * u
@@ -68,14 +112,133 @@ def sign_swish_slope(u: Tensor, mu: float) -> Tensor:
     return 2 * mu * (2 - x * torch.tanh(x / 2)) * torch.sigmoid(x) * torch.sigmoid(-x)
 
 
+def tanh(u: Tensor, mu: float) -> Tensor:
+    """tanh(mu u)."""
+    return torch.tanh(mu * u)
+
+
+def tanh_slope(u: Tensor, mu: float) -> Tensor:
+    """mu (1 - tanh^2(mu u)), as 4 mu s (1 - s) with s = sigmoid(2 mu u): exact in the tails too."""
+    x = 2 * mu * u
+    return 4 * mu * torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def soft_quantization(u: Tensor, mu: float) -> Tensor:
+    """DSQ with one interval, [-1, 1]: s tanh(k u), s = 1 / tanh(k), k = mu; it ends at -1 and 1.
+
+    In DSQ's own letters s = 1 / (1 - a) and k = log(2 / a - 1) / 2 for an interval 2 wide. There a
+    is learned; here k follows the schedule (convention).
+    """
+    return torch.tanh(mu * u) / math.tanh(mu)
+
+
+def soft_quantization_slope(u: Tensor, mu: float) -> Tensor:
+    """k (1 - tanh^2(k u)) / tanh(k) with k = mu."""
+    return tanh_slope(u, mu) / math.tanh(mu)
+
+
+def polynomial(u: Tensor, mu: float) -> Tensor:
+    """x (2 - |x|) with x = clip(mu u, -1, 1): Bi-Real Net's piecewise polynomial of mu u."""
+    x = (mu * u).clamp(-1, 1)
+    return x * (2 - x.abs())
+
+
+def polynomial_slope(u: Tensor, mu: float) -> Tensor:
+    """2 mu max(1 - mu |u|, 0)."""
+    return mu * triangle(mu * u)
+
+
+def decay(u: Tensor, mu: float) -> Tensor:
+    """k tanh(t u) with t = mu and k = max(1 / t, 1): u itself for small t, sign for large ones."""
+    return max(1 / mu, 1.0) * torch.tanh(mu * u)
+
+
+def decay_slope(u: Tensor, mu: float) -> Tensor:
+    """k t (1 - tanh^2(t u)), the error decay estimator of IR-Net; t = mu, k = max(1 / t, 1)."""
+    return max(1 / mu, 1.0) * tanh_slope(u, mu)
+
+
+STEEP, LAST = 0.1, 1.5
+"""ReSTE's power function is a line where |u| <= 0.1 and flat where |u| > 1.5."""
+
+LARGEST_POWER = 3.0
+"""ReSTE's largest o."""
+
+
+def _steep(o: float) -> float:
+    """|u| up to which the power function is a line: 0.1 for o up to 3, ReSTE's own range.
+
+    Beyond, 0.1 (3 / o)^2 (convention): the line shrinks away, so that the function tends to sign.
+    """
+    return STEEP * min(1.0, LARGEST_POWER / o) ** 2
+
+
+def power(u: Tensor, mu: float) -> Tensor:
+    """sign(u) |u|^(1/o) with o = mu, ReSTE's power function, and the integral of `power_slope`.
+
+    Where |u| <= 0.1 the line through its values there (less for o > 3, see `_steep`); constant
+    beyond 1.5.
+    """
+    steep, magnitude = _steep(mu), u.abs()
+    root = magnitude.clamp(steep, LAST) ** (1 / mu)
+    return torch.where(magnitude <= steep, u * steep ** (1 / mu - 1), sign(u) * root)
+
+
+def power_slope(u: Tensor, mu: float) -> Tensor:
+    """|u|^(1/o - 1) / o with o = mu where 0.1 < |u| <= 1.5, and 0 beyond.
+
+    Where |u| <= 0.1, around the pole, the slope of the line: 0.1^(1/o - 1). (Less for o > 3.)
+    """
+    steep, magnitude = _steep(mu), u.abs()
+    slope = magnitude.clamp(steep, LAST) ** (1 / mu - 1) / mu
+    return torch.where(magnitude <= steep, steep ** (1 / mu - 1), slope) * (magnitude <= LAST)
+
+
+def xnor_gradient(u: Tensor, g: Tensor, mu: float = 1.0) -> Tensor:
+    """The gradient of u where w = alpha sign(u), alpha = mean |u| of each filter (axis 0 of u):
+
+    alpha 1[|u| <= 1] g + sign(u) mean(sign(u) g)
+
+    The derivative of sign is the clipped straight-through one; the second term is alpha's share.
+    """
+    signs, mask = sign(u), clip_mask(u)
+
+    def filter_mean(values: Tensor) -> Tensor:
+        means = values.reshape(len(values), -1).mean(1)
+        return means.view(-1, *[1] * (values.dim() - 1))
+
+    return filter_mean(u.abs()) * mask * g + signs * filter_mean(signs * g)
+
+
+EXPECTED: dict[Function, Function] = {stochastic_sign: clip}
+"""The expectation of each F that is random: what `check_pair` can be asked about."""
+
+
 @dataclass(frozen=True)
 class Quantizer:
     """A training method: forward quantizer F and backward quantizer B, both `(u, mu) -> Tensor`.
 
-    `consistent` says whether (F, B) comes from a proximal map (None: not known, ask `check_pair`).
-    `schedule` names a row of `schedules.SCHEDULES`. `clip` bounds the latent weights. Binarized
-    activations are signs whose gradient is multiplied by `activation_B` (convention: the clipped
-    straight-through gradient). An object of your own works wherever the name of a method does.
+    The network trains with `alpha F(u, mu)` and ships `alpha sign(u)`. An object of your own works
+    wherever the name of a method does; only `name`, `F` and `B` are asked for.
+
+    - `consistent`: whether (F, B) comes from a proximal map (of the expected F where F is random).
+      None: the method is no pair, or it is not known; ask `check_pair`.
+    - `schedule`: the row of `schedules.SCHEDULES` that moves mu over training.
+    - `clip`: latent weights are clipped to [-clip, clip] after every step.
+    - `activation_B`: binarized activations are signs whose gradient is multiplied by this
+      (convention: the clipped straight-through gradient).
+    - `gradient(u, g, mu)`: the gradient of u; replaces `B * g` where it is no factor.
+    - `gradient_at`: "w", the network trains with `alpha F(u, mu)`; "u", with u itself.
+    - `step_from`: "u", `u <- u - step`; "w", `u <- F(u, mu) - step`.
+    - `rounding`: u is replaced after every step by `sign(u)` ("nearest") or `stochastic_sign(u)`
+      ("stochastic").
+    - `starts_on_grid`: u is replaced by `sign(u)` before training; fresh latents, close to 0, would
+      be drawn as if by a coin.
+    - `standardize`: F, sign and alpha see (u - mean) / deviation of each filter; so does what is
+      shipped.
+    - `scale`: the method's own alpha: mean |u| of a "filter", of a "layer", "none", or
+      "power-of-two", the power nearest to the mean |u| of a filter.
+    - `binary`: False leaves the weights in full precision; nothing is hardened.
     """
 
     name: str
@@ -88,30 +251,44 @@ class Quantizer:
     schedule: str = "constant"
     clip: float | None = None
     activation_B: Function = clip_mask
+    gradient: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    gradient_at: str = "w"
+    step_from: str = "u"
+    rounding: str | None = None
+    starts_on_grid: bool = False
+    standardize: bool = False
+    scale: str = "filter"
+    binary: bool = True
 
 
-_FUNCTIONS: dict[str, Function] = {
-    function.__name__: function
-    for function in (sign, one, clip_mask, proximal, sign_swish, sign_swish_slope)
-}
+FUNCTIONS = ("F", "B", "activation_B", "gradient")
+"""The fields of a Quantizer that a row of `methods.METHODS` gives as names."""
 
 
 def _quantizer(row: Method) -> Quantizer:
-    return Quantizer(
-        name=row.name,
-        F=_FUNCTIONS[row.F],
-        B=_FUNCTIONS[row.B],
-        consistent=row.consistent,
-        source=row.source,
-        forward=row.forward,
-        backward=row.backward,
-        schedule=row.schedule,
-        clip=row.clip,
-    )
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(Quantizer)}
+    for field in FUNCTIONS:
+        if values[field] is not None:
+            values[field] = globals()[values[field]]
+    return Quantizer(**values)
 
 
 QUANTIZERS: dict[str, Quantizer] = {name: _quantizer(row) for name, row in METHODS.items()}
 """Every method by its name, in the order of `methods.METHODS`."""
+
+
+def is_pair(quantizer: Quantizer) -> bool:
+    """Whether a step of the method is ProxConnect++ with its (F, B): u <- u - eta B(u) g(F(u)).
+
+    Not so where latents are rounded, where the step starts from w, where the gradient is taken at
+    another weight than F(u), and where it is no factor times g.
+    """
+    return (
+        quantizer.gradient is None
+        and quantizer.rounding is None
+        and quantizer.step_from == "u"
+        and (quantizer.gradient_at == "w" or quantizer.F is identity)
+    )
 
 
 def get(method: str | Quantizer) -> Quantizer:

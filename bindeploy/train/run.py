@@ -1,7 +1,9 @@
 """A RUN: the folder a training writes, and reads again to be resumed or exported.
 
 - `run.json`: all arguments, versions, dataset (classes, input shape, normalization), accuracies
-- `model.safetensors`: latent weights and BatchNorm statistics after the last whole epoch
+- `model.safetensors`: what is shipped after the last whole epoch: latent weights, BatchNorm
+  statistics (of the hard network where they are measured again); full precision with method fp
+- `float.safetensors`: the full-precision twin, where one is trained
 - `candidates.safetensors`: test images uint8 [64, C, H, W] from which golden inputs are chosen
 - `metrics.jsonl`: a line an epoch
 - `resume.safetensors`: what an unfinished run needs to go on; gone when it is finished
@@ -17,6 +19,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,14 +36,16 @@ from bindeploy.errors import BindeployError
 from bindeploy.files import failing_in_words, json_text, read_json, whole_file
 from bindeploy.train import models
 from bindeploy.train.data import Dataset, Normalization
+from bindeploy.train.quantizers import QUANTIZERS, Quantizer
 from bindeploy.train.states import harden
 
 DESCRIPTION = "run.json"
 MODEL = "model.safetensors"
+FLOAT = "float.safetensors"
 CANDIDATES = "candidates.safetensors"
 METRICS = "metrics.jsonl"
 RESUME = "resume.safetensors"
-FILES = (DESCRIPTION, MODEL, CANDIDATES, METRICS, RESUME)
+FILES = (DESCRIPTION, MODEL, FLOAT, CANDIDATES, METRICS, RESUME)
 
 CANDIDATE_COUNT = 64
 
@@ -115,9 +120,19 @@ def _check(description: Metadata) -> None:
     arguments, dataset = description["arguments"], description["dataset"]
     if not isinstance(arguments, dict) or not isinstance(dataset, dict):
         raise TypeError("arguments and dataset are objects")
-    for key in ("model", "mode"):
+    for key in ("model", "mode", "scale"):
         if not isinstance(arguments[key], str):
             raise TypeError(f"{key} is {arguments[key]!r}, not a text")
+    if not isinstance(arguments["nonlinearity"], str | None):
+        raise TypeError(f"nonlinearity is {arguments['nonlinearity']!r}, not a text")
+    if type(arguments["learned_shift"]) is not bool:
+        raise TypeError(f"learned_shift is {arguments['learned_shift']!r}, not true or false")
+    skip = arguments["skip"]
+    if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
+        raise TypeError("skip is no list of texts")
+    for key in ("binary", "standardize"):
+        if type(description["quantizer"][key]) is not bool:
+            raise TypeError(f"{key} is {description['quantizer'][key]!r}, not true or false")
     classes, shape = dataset["classes"], dataset["input_shape"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes are no list of texts")
@@ -185,7 +200,7 @@ def alone(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def describe(arguments: Metadata, dataset: Dataset) -> Metadata:
+def describe(arguments: Metadata, dataset: Dataset, quantizer: Quantizer) -> Metadata:
     """What run.json says of a training that starts now."""
     normalization = dataset.source.normalization
     return {
@@ -195,7 +210,8 @@ def describe(arguments: Metadata, dataset: Dataset) -> Metadata:
             "lightning": version("lightning"),
             "python": platform.python_version(),
         },
-        "arguments": arguments,
+        "arguments": arguments | {"skip": list(arguments["skip"])},
+        "quantizer": {"binary": quantizer.binary, "standardize": quantizer.standardize},
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
@@ -213,6 +229,12 @@ def describe(arguments: Metadata, dataset: Dataset) -> Metadata:
         "epochs": 0,
         "seconds": 0.0,
     }
+
+
+def begin(run: Path, description: Metadata, dataset: Dataset) -> None:
+    """Write what is known of a training before its first epoch."""
+    write_candidates(run, dataset)
+    write_description(run, description)
 
 
 def write_candidates(run: Path, dataset: Dataset) -> None:
@@ -257,24 +279,45 @@ def load_run(path: Path) -> tuple[nn.Module, Metadata]:
     path = Path(path)
     metadata = read_description(path)
     tensors, _ = read_tensors(path / MODEL)
-    with torch.device("meta"):  # shapes alone: a description may name a model of any size
-        expected = _model(metadata).state_dict()
-    fault = misfit(tensors, expected)
-    if fault:
-        raise BindeployError(f"`{path / MODEL}` does not fit its model ({fault}): train again")
-    model = _model(metadata)
-    model.load_state_dict(tensors)
+    model = _fitting(path / MODEL, tensors, metadata, metadata["quantizer"]["binary"])
     return harden(model.eval()), metadata
 
 
-def _model(metadata: Metadata) -> nn.Module:
+def load_float(path: Path) -> tuple[nn.Module, Metadata]:
+    """The full-precision twin of a run, ready for inference, and the content of its run.json."""
+    path = Path(path)
+    metadata = read_description(path)
+    name = FLOAT if metadata["quantizer"]["binary"] else MODEL
+    tensors, _ = read_tensors(path / name)
+    return _fitting(path / name, tensors, metadata, binary=False).eval(), metadata
+
+
+def _fitting(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Metadata, binary: bool
+) -> nn.Module:
+    """The model that a checked description names, with `tensors`, which have to fit it."""
+    with torch.device("meta"):  # shapes alone: a description may name a model of any size
+        expected = _model(metadata, binary).state_dict()
+    fault = misfit(tensors, expected)
+    if fault:
+        raise BindeployError(f"`{path}` does not fit its model ({fault}): train again")
+    model = _model(metadata, binary)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _model(metadata: Metadata, binary: bool) -> nn.Module:
     """The model that a checked description names, not trained."""
     arguments, dataset = metadata["arguments"], metadata["dataset"]
     channels, height, _ = dataset["input_shape"]
+    shape = channels, len(dataset["classes"]), height
+    mode, nonlinearity = arguments["mode"], arguments["nonlinearity"]
+    if not binary:
+        return models.build(arguments["model"], *shape, None, mode, nonlinearity)
     # Hard weights are signs whatever the method was, so that any stands in for one's own.
-    return models.build(
-        arguments["model"], channels, len(dataset["classes"]), height, "bc", arguments["mode"]
-    )
+    stand_in = replace(QUANTIZERS["bc"], standardize=metadata["quantizer"]["standardize"])
+    options = {key: arguments[key] for key in ("skip", "scale", "learned_shift")}
+    return models.build(arguments["model"], *shape, stand_in, mode, nonlinearity, **options)
 
 
 def misfit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:

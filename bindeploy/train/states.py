@@ -1,9 +1,9 @@
-"""The states of a binary network: soft or hard, how sharp, and its latents in their interval."""
+"""The states of a binary network: soft or hard, how sharp, how frozen, which signs."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bindeploy.train.layers import BinaryLayer, BinarySign, binary_layers
 
@@ -31,11 +31,9 @@ def set_sharpness(model: nn.Module, mu: float) -> None:
 
 
 @torch.no_grad()
-def clip_latents(model: nn.Module) -> None:
-    """Clip latent weights to the interval of their quantizer, where it has one."""
-    for _, layer in binary_layers(model):
-        if layer.quantizer.clip is not None:
-            layer.weight.clamp_(-layer.quantizer.clip, layer.quantizer.clip)
+def signs(model: nn.Module) -> dict[str, Tensor]:
+    """Where the weight of each binary layer, by its name, is +1: bool, in the weight's shape."""
+    return {name: layer.shipped_latent() >= 0 for name, layer in binary_layers(model)}
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ Floats = NDArray[np.float32]
 Integers = dict[str, NDArray[np.int32]]
 
 LATENT = onnxscript.values.Opset(dialect.LATENT, dialect.VERSION)
+STANDARD = onnxscript.values.Opset("", dialect.OPSET)
 
 
 def _convolution(name: str) -> Callable[..., Any]:
@@ -65,12 +66,23 @@ def _sign() -> Callable[..., Any]:
     return lambda x: op(x)
 
 
+def _quantize_int8() -> Callable[..., Any]:
+    """Standard nodes, so that any engine runs them. The zero point is what says int8."""
+
+    def translate(x, scale):
+        zero = STANDARD.Constant(value=ir.tensor(np.int8(0)))
+        return STANDARD.DequantizeLinear(STANDARD.QuantizeLinear(x, scale, zero), scale, zero)
+
+    return translate
+
+
 TRANSLATIONS: dict[Callable, Callable] = {
     operators.binary_conv2d._opoverload: _convolution("BinaryConv2d"),
     operators.binary_weight_conv2d._opoverload: _convolution("BinaryWeightConv2d"),
     operators.binary_linear._opoverload: _linear("BinaryLinear"),
     operators.binary_weight_linear._opoverload: _linear("BinaryWeightLinear"),
     operators.binary_sign._opoverload: _sign(),
+    operators.quantize_int8._opoverload: _quantize_int8(),
 }
 """Which node each torch operator of a hard layer becomes."""
 
@@ -102,9 +114,10 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
 
     `example` is an input [N, ...]; the first axis becomes the dynamic batch. The graph's input is
     called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace,
-    that does not run on `example`, that works for one size of the batch alone, or that calls a
-    binary layer twice, raises BindeployError.
+    that does not run on `example`, that works for one size of the batch alone, that calls a binary
+    layer twice, or that has a layer of a mode which no engine runs, raises BindeployError.
     """
+    _refuse_narrow_accumulators(model)
     hard = harden(copy.deepcopy(model).cpu().eval())
     example = example.cpu()
     if len(example) < 2:
@@ -146,6 +159,17 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
     return graph
 
 
+def _refuse_narrow_accumulators(model: nn.Module) -> None:
+    """An engine's sums are exact; a layer that was trained on saturated ones needs its own."""
+    for name, layer in binary_layers(model):
+        bits = getattr(layer.mode, "accumulator_bits", None)
+        if bits is not None:
+            raise BindeployError(
+                f"layer `{name}` of mode `{layer.mode.name}` sums in {bits} bits, which no engine "
+                "does: evaluate it in torch, or train mode `bwa`"
+            )
+
+
 @torch.no_grad()
 def _try(network: nn.Module, example: Tensor) -> None:
     """Run the network once: where it fails by itself, the reason is plainer than a tracer's."""
@@ -160,7 +184,8 @@ def _try(network: nn.Module, example: Tensor) -> None:
 
 
 def _name_nodes(model: ir.Model, network: nn.Module) -> None:
-    """Name every binary node after its module, and its weight `<name>.weight`.
+    """Name every binary node after its module, its weight `<name>.weight`, and the nodes that make
+    its input 8-bit integers `<name>/quantize` and `<name>/dequantize`.
 
     Of a module registered under several names the first counts, as in `evaluate`; the exporter
     tells it by the last.
@@ -183,6 +208,16 @@ def _name_nodes(model: ir.Model, network: nn.Module) -> None:
             )
         names.add(name)
         node.name, weight.name = name, f"{name}.weight"
+        _name_quantization(node.inputs[0], name)
+
+
+def _name_quantization(x: ir.Value | None, layer: str) -> None:
+    """Name the two nodes that made `x`, where it is made of integers."""
+    for op_type, name in (("DequantizeLinear", "dequantize"), ("QuantizeLinear", "quantize")):
+        maker = x.producer() if x is not None else None
+        if maker is None or (maker.domain, maker.op_type) != ("", op_type):
+            return
+        maker.name, x = f"{layer}/{name}", maker.inputs[0]
 
 
 def _forget_sources(model: ir.Model) -> None:

@@ -36,7 +36,9 @@ def every_op_plan() -> bytes:
     pool = {"kernel": (2, 2), "strides": (2, 2)}
     x = step("to_nhwc", (plan.input,), (1, SIDE, SIDE, 3))
     weights = packed("stem.bits", CHANNELS, 3, 3, 3)
-    stem = (x, weights, vector("stem.scale", CHANNELS), vector("stem.bias", CHANNELS))
+    step_size = plan.constant("stem.step", np.array([0.02], np.float32))
+    quantized = step("quantize_int8", (x, step_size), (1, SIDE, SIDE, 3))
+    stem = (quantized, weights, vector("stem.scale", CHANNELS), vector("stem.bias", CHANNELS))
     floats = step("binary_weight_conv", stem, wide, **padded)
     signs = step("binarize", (floats,), wide, to_bits=True)
     thresholds = plan.constant("thresholds", random.integers(-9, 9, CHANNELS, np.int32))

@@ -354,6 +354,34 @@ def test_affine_add_and_clip(open_plan: Open, channels: int) -> None:
         np.testing.assert_array_equal(got, np.clip(x + x, low, high))
 
 
+def halves(scale: np.float32) -> NDArray[np.float32]:
+    """[H, W, C]: every half step from -140 to 140 and its two neighbours, zeros, the extremes."""
+    half = np.arange(-280, 281, dtype=np.float32) / np.float32(2) * scale
+    largest = np.float32(np.inf)
+    special = np.array([0.0, -0.0, 1e-45, 1e30, -1e30, largest, -largest], np.float32)
+    around = [half, np.nextafter(half, largest), np.nextafter(half, -largest), special]
+    return np.concatenate(around).reshape(2, 5, -1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 1 / 127, 3e-5, 7.3e4, 1e-39])
+def test_quantize_int8_gives_the_nearest_integer_and_halves_the_even_one(
+    open_plan: Open, contracting_library: ctypes.CDLL, tmp_path: Path, scale: float
+) -> None:
+    step = np.float32(scale)
+    x = halves(step)
+    with np.errstate(over="ignore"):
+        integers = np.clip(np.rint(x / step), -128, 127).astype(np.int8)
+    assert {-128, -3, 0, 127} <= set(integers.ravel().tolist())
+    expected = integers.astype(np.float32) * step
+    plan, tensor = nhwc_plan(x)
+    y = plan.activation("y", (1, *x.shape))
+    plan.node("quantize_int8", (tensor, plan.constant("scale", np.array([step]))), y)
+    path = tmp_path / "model.bd"
+    path.write_bytes(finish(plan, y))
+    for model in (open_plan(path.read_bytes()), Model(contracting_library, path, None)):
+        np.testing.assert_array_equal(run(model, x).view(np.int32), expected.view(np.int32))
+
+
 @pytest.mark.parametrize(
     ("out", "strides", "pads", "offset"),
     [

@@ -212,6 +212,49 @@ def test_a_bit_beyond_the_channels_is_refused(open_plan: Open) -> None:
     assert "beyond channel 31" in refusal(open_plan, plan.to_bytes())
 
 
+SCALES = {
+    "zero": ([0.0], "scale is 0"),
+    "negative zero": ([-0.0], "scale is -0"),
+    "negative": ([-0.5], "scale is -0.5"),
+    "NaN": ([math.nan], "scale is "),
+    "infinite": ([math.inf], "scale is inf"),
+    "one a channel": ([1.0, 1.0, 1.0], "[3,1,1,1], and [1,1,1,1] is needed"),
+}
+
+
+def quantizing(scale: list[float], out: tuple[int, int, int] = (6, 5, 3)) -> Plan:
+    """input [1, 3, 6, 5] -> to_nhwc -> `conv1/quantize`."""
+    plan = Plan()
+    plan.input = plan.activation("input", (1, 3, 6, 5))
+    floats = plan.activation("floats", (1, 6, 5, 3))
+    plan.node("to_nhwc", (plan.input,), floats)
+    constant = plan.constant("scale", np.array(scale, np.float32))
+    y = plan.activation("y", (1, *out))
+    plan.node("quantize_int8", (floats, constant), y, name="conv1/quantize")
+    plan.output = plan.activation("output", (1, out[2], *out[:2]))
+    plan.node("to_nchw", (y,), plan.output)
+    return plan
+
+
+@pytest.mark.parametrize(("scale", "part"), SCALES.values(), ids=SCALES)
+def test_a_scale_that_quantizes_nothing_is_refused(
+    open_plan: Open, scale: list[float], part: str
+) -> None:
+    open_plan(quantizing([0.5]).to_bytes())
+    line = refusal(open_plan, quantizing(scale).to_bytes())
+    assert line.startswith("node `conv1/quantize`: ")
+    assert part in line
+
+
+def test_a_quantizer_of_another_shape_or_a_computed_scale_is_refused(open_plan: Open) -> None:
+    for out in ((6, 5, 4), (5, 6, 3)):
+        line = refusal(open_plan, quantizing([0.5], out).to_bytes())
+        assert line.startswith("node `conv1/quantize`: input `floats` is [1,6,5,3], its output")
+    plan = quantizing([0.5])
+    plan.nodes[1].inputs = (1, 1)
+    assert "input `floats` is no constant" in refusal(open_plan, plan.to_bytes())
+
+
 CONV1 = 2
 """The node `conv1` of `packed_conv`; its inputs are tensors 2, 4, 5, 6 and its output 3."""
 

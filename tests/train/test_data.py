@@ -6,16 +6,29 @@ import gzip
 import os
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bindeploy.errors import BindeployError
 from bindeploy.train import cifar, data, idx
-from bindeploy.train.batches import AUGMENTATIONS, Batches, crop_and_flip, in_order, unchanged
-from bindeploy.train.data import DATASETS, Dataset, Split
+from bindeploy.train.augmentation import AUGMENTATIONS
+from bindeploy.train.data import DATASETS, Split
+
+
+@pytest.fixture(autouse=True)
+def small_files_will_do(request, monkeypatch):
+    """Made-up files hold a few images; a test marked `published` wants all that were published."""
+    if "published" not in request.fixturenames:
+        for name, row in DATASETS.items():
+            monkeypatch.setitem(DATASETS, name, replace(row, counts=None))
+
+
+@pytest.fixture
+def published():
+    """Keeps the counts of the table."""
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -46,6 +59,25 @@ def write_cifar(folder: Path, protocol: int = 2) -> Path:
         (folder / name).write_bytes(pickle.dumps(batch, protocol=protocol))
     meta = {b"label_names": [f"class {n}".encode() for n in range(10)]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=protocol))
+    return folder
+
+
+def write_cifar100(folder: Path, count: int = 200) -> Path:
+    """Python 2 pickled the published files with protocol 2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(("train", "test")):
+        rows = np.random.default_rng(seed).integers(0, 256, (count, 3072)).astype(np.uint8)
+        content = {
+            b"data": rows,
+            b"fine_labels": [index % 100 for index in range(count)],
+            b"coarse_labels": [index % 20 for index in range(count)],
+        }
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {
+        b"fine_label_names": [f"fine {n}".encode() for n in range(100)],
+        b"coarse_label_names": [f"coarse {n}".encode() for n in range(20)],
+    }
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
     return folder
 
 
@@ -202,69 +234,104 @@ def test_class_names_are_checked(tmp_path, names):
         cifar.read_class_names(path)
 
 
-def small_dataset(count: int = 10) -> Dataset:
-    images = np.arange(count * 3 * 6 * 6).astype(np.uint8).reshape(count, 3, 6, 6)
-    split = Split(images, np.arange(count))
-    return Dataset(split, split, tuple("0123456789"), DATASETS["cifar10"])
+def test_the_fine_classes_of_cifar100_are_read(tmp_path):
+    folder = write_cifar100(tmp_path / "cifar-100-python")
+    loaded = data.load("cifar100", tmp_path)
+    assert loaded.train.images.shape == (200, 3, 32, 32)
+    with (folder / "test").open("rb") as file:
+        rows = pickle.load(file)[b"data"]
+    assert np.array_equal(loaded.test.images[:].reshape(200, -1), rows)
+    assert loaded.test.labels[150] == 50 and loaded.classes[99] == "fine 99"
 
 
-def test_batches_depend_on_seed_and_epoch_alone():
-    def epochs(seed: int, first: int, count: int) -> list[torch.Tensor]:
-        batches = Batches(small_dataset(), None, 4, seed, first)
-        return [torch.cat([images for images, _ in batches]) for _ in range(count)]
-
-    whole, rest = epochs(1, 0, 3), epochs(1, 1, 2)
-    assert all(torch.equal(a, b) for a, b in zip(whole[1:], rest, strict=True))
-    assert not torch.equal(whole[0], whole[1])
-    assert not torch.equal(whole[0], epochs(2, 0, 1)[0])
+def test_a_cifar10_file_is_no_cifar100_file(tmp_path):
+    write_cifar(tmp_path)
+    with pytest.raises(BindeployError, match="is no CIFAR-100 file .its fine_labels are no list"):
+        cifar.read_batch(tmp_path / "test_batch", cifar.CIFAR100)
+    with pytest.raises(BindeployError, match="is no CIFAR-100 file .it has no list of 100 label"):
+        cifar.read_class_names(tmp_path / "batches.meta", cifar.CIFAR100)
 
 
-def test_a_limit_takes_the_first_images_and_a_partial_batch_is_left_out():
-    batches = Batches(small_dataset(), 7, 3, 0, 0)
-    labels = torch.cat([labels for _, labels in batches])
-    assert len(batches) == 2 and len(labels) == 6
-    assert set(labels.tolist()) <= set(range(7))
-    assert len(Batches(small_dataset(), 2, 100, 0, 0)) == 1
+WRITERS = {
+    "mnist": write_idx,
+    "fashion-mnist": write_idx,
+    "cifar10": write_cifar,
+    "cifar100": write_cifar100,
+}
 
 
-def test_crop_and_flip_moves_each_image_as_a_whole():
-    generator = np.random.default_rng(0)
-    ramp = np.arange(1, 65, dtype=np.uint8).reshape(1, 1, 8, 8)
-    images = np.repeat(np.concatenate([ramp, ramp + 64], 1), 200, axis=0)
-    moved = crop_and_flip(images, generator)
-    assert moved.shape == images.shape and moved.dtype == np.uint8
-    seen = moved[:, 0] > 0
-    assert np.array_equal(moved[:, 1][seen], moved[:, 0][seen] + 64)
-    padded = np.pad(ramp[0, 0], 4)
-    crops = {
-        padded[top : top + 8, left : left + 8][:, ::step].tobytes()
-        for top in range(9)
-        for left in range(9)
-        for step in (1, -1)
-    }
-    results = {image.tobytes() for image in moved[:, 0]}
-    assert results <= crops
-    assert len(results) > 50
+def test_every_published_dataset_has_counts_that_fit_its_classes():
+    rows = {row.name for row in data._ROWS if row.counts}
+    assert rows == WRITERS.keys()
 
 
-def test_evaluation_sees_every_image_once_in_order():
-    dataset = small_dataset()
-    parts = list(in_order(dataset.test, dataset.source.normalization, 4))
-    assert [len(labels) for _, labels in parts] == [4, 4, 2]
-    assert torch.cat([labels for _, labels in parts]).tolist() == list(range(10))
+@pytest.mark.parametrize("name", WRITERS)
+def test_files_that_hold_a_part_of_the_images_are_refused(tmp_path, name, published):
+    WRITERS[name](tmp_path)
+    train = sum(DATASETS[name].counts[0])
+    assert train in (50_000, 60_000) and sum(DATASETS[name].counts[1]) == 10_000
+    with pytest.raises(BindeployError, match=f"training images of {name}, not the {train} that"):
+        data.load(name, tmp_path)
+
+
+def test_another_number_of_images_of_a_class_is_refused(tmp_path, monkeypatch):
+    write_idx(tmp_path)
+    right = (2, 2, *[1] * 8)
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], counts=(right, right)))
+    assert len(data.load("mnist", tmp_path).test.labels) == 12
+    wrong = (2, 1, 2, *[1] * 7)
+    monkeypatch.setitem(DATASETS, "mnist", replace(DATASETS["mnist"], counts=(right, wrong)))
+    with pytest.raises(BindeployError, match="holds 2 test images of `1`, and mnist has 1 of them"):
+        data.load("mnist", tmp_path)
+
+
+def test_images_are_given_at_another_size(tmp_path):
+    write_cifar(tmp_path)
+    own, larger = data.load("cifar10", tmp_path), data.load("cifar10", tmp_path, 48)
+    assert larger.input_shape == (3, 48, 48) and own.input_shape == (3, 32, 32)
+    chosen = np.array([5, 3])
+    views = larger.test.images[chosen]
+    assert views.shape == (2, 3, 48, 48) and views.dtype == np.uint8
+    means = own.test.images[chosen].mean((2, 3))
+    assert np.abs(views.mean((2, 3)) - means).max() < 2
+    assert np.array_equal(larger.test.images[5], views[0])
+    assert larger.train.first(7).images.shape == (7, 3, 48, 48)
+    assert data.load("cifar10", tmp_path, 32).test.images is not larger.test.images
+    assert isinstance(data.load("cifar10", tmp_path, 32).test.images, np.ndarray)
+
+
+def test_a_resized_image_keeps_what_stands_at_its_edges():
+    image = np.zeros((1, 1, 8, 8), np.uint8)
+    image[..., 0], image[..., -1] = 200, 100
+    views = Split(image, np.zeros(1, np.int64)).at(16).images[:]
+    assert (views[..., 0] == 200).all() and (views[..., -1] == 100).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**6])
+def test_an_image_size_that_cannot_be_is_one_line(size):
+    with pytest.raises(BindeployError, match=f"image size `{size}`: give 1 to"):
+        data.load("digits", image_size=size)
+
+
+def test_normalization_is_its_formula_to_the_bit():
+    source = DATASETS["cifar10"].normalization
+    images = np.arange(2 * 3 * 256, dtype=np.uint8).reshape(2, 3, 16, 16)
+    mean = np.array(source.mean, np.float32).reshape(3, 1, 1)
+    std = np.array(source.std, np.float32).reshape(3, 1, 1)
+    expected = (images.astype(np.float32) / np.float32(255) - mean) / std
+    assert np.array_equal(source(images), expected)
 
 
 def test_every_dataset_has_a_known_augmentation():
     assert {row.augmentation for row in DATASETS.values()} <= AUGMENTATIONS.keys()
-    assert AUGMENTATIONS["none"] is unchanged
 
 
 @pytest.mark.skipif("BINDEPLOY_DATA" not in os.environ, reason="BINDEPLOY_DATA names no folder")
 @pytest.mark.parametrize("name, shape", [("fashion-mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))])
-def test_the_published_files_are_read_whole(name, shape):
-    published = data.load(name, Path(os.environ["BINDEPLOY_DATA"]))
-    assert published.input_shape == shape
-    assert len(published.test.labels) == 10_000
-    assert np.bincount(published.train.labels).tolist() == [len(published.train.labels) // 10] * 10
-    values = published.source.normalization(published.test.images)
+def test_the_published_files_are_read_whole(name, shape, published):
+    loaded = data.load(name, Path(os.environ["BINDEPLOY_DATA"]))
+    assert loaded.source.counts is not None
+    assert loaded.input_shape == shape
+    assert len(loaded.test.labels) == 10_000
+    values = loaded.source.normalization(loaded.test.images[:])
     assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03

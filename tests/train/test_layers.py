@@ -12,15 +12,10 @@ from torch import nn
 import bindeploy.train.layers as layers
 from bindeploy.errors import BindeployError
 from bindeploy.train import quantizers
-from bindeploy.train.layers import (
-    BinaryConv2d,
-    BinaryLinear,
-    BinarySign,
-    binarize,
-    first_and_last,
-)
+from bindeploy.train.binarization import binarize, first_and_last
+from bindeploy.train.layers import BinaryConv2d, BinaryLinear, BinarySign
 from bindeploy.train.quantizers import QUANTIZERS, Quantizer
-from bindeploy.train.states import clip_latents, frozen_share, harden, set_sharpness, soften
+from bindeploy.train.states import frozen_share, harden, set_sharpness, soften
 
 LINEAR_DATA = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(40, 5, generator=torch.Generator().manual_seed(2))
@@ -95,18 +90,92 @@ def test_transformed_pair_is_proxconnect_on_the_transformed_loss():
     assert torch.allclose(layer.weight, u, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+PAIRS = [
+    name
+    for name, row in QUANTIZERS.items()
+    if row.gradient_at == "w" and row.gradient is None and not row.standardize
+]
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_weight_is_alpha_times_f_and_its_gradient_b_times_the_gradient(name):
     method = QUANTIZERS[name]
-    layer = BinaryConv2d(3, 4, 3, method=name, mode="bw")
-    set_sharpness(layer, 7.0)
+    layer = BinaryConv2d(3, 4, 3, method=name, mode="bw", scale="filter")
+    set_sharpness(layer, 1.5)
     u = layer.weight.detach()
     alpha = u.abs().mean((1, 2, 3), keepdim=True)
-    weight = layer.soft_weight()
+    weight = reseeded(layer.soft_weight)
     gradient = torch.randn_like(weight)
     weight.backward(gradient)
-    assert torch.equal(weight, alpha * method.F(u, 7.0))
-    assert torch.equal(layer.weight.grad, method.B(u, 7.0) * gradient)
+    assert torch.equal(weight, alpha * reseeded(method.F, u, 1.5))
+    assert torch.equal(layer.weight.grad, method.B(u, 1.5) * gradient)
+
+
+@pytest.mark.parametrize("name", [n for n, row in QUANTIZERS.items() if row.gradient_at == "u"])
+def test_methods_with_the_gradient_at_u_train_with_u_itself(name):
+    layer = BinaryLinear(4, 3, method=name, mode="bw", bias=False)
+    x = torch.randn(2, 4)
+    assert torch.equal(layer(x), functional.linear(x, layer.weight))
+    scale = layer.filter_scale()
+    hard = harden(layer)(x)
+    assert torch.allclose(hard, scale * functional.linear(x, quantizers.sign(layer.weight)))
+
+
+def test_xnor_net_learns_through_its_scale():
+    """The gradient of alpha sign(u) with alpha = mean |u|, straight-through for the sign."""
+    layer = BinaryLinear(5, 3, method="xnor", mode="bw")
+    gradient = torch.randn(3, 5)
+    layer.soft_weight().backward(gradient)
+    u = layer.weight.detach().clone().requires_grad_()
+    through = quantizers.sign(u.detach()) + u.clamp(-1, 1) - u.detach().clamp(-1, 1)
+    (u.abs().mean(1, keepdim=True) * through).backward(gradient)
+    assert torch.allclose(layer.weight.grad, u.grad, atol=1e-7)
+
+
+def test_ir_net_balances_its_filters_and_ships_them_balanced():
+    layer = BinaryConv2d(3, 4, 3, method="ir-net", mode="bw", bias=False)
+    with torch.no_grad():
+        layer.weight += 0.5  # all positive: without the balance one sign alone
+    scale = layer.filter_scale()
+    assert torch.equal(scale.log2(), scale.log2().round())
+    x = torch.randn(1, 3, 5, 5)
+    weight = layer.soft_weight()
+    assert (weight > 0).any() and (weight < 0).any()
+    hard = harden(layer)(x)
+    assert torch.allclose(hard, functional.conv2d(x, weight), atol=1e-5)
+    weight.sum().backward()  # the gradient passes through mean and deviation
+    rows = layer.weight.grad.flatten(1)
+    assert torch.allclose(rows.sum(1), torch.zeros(4), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["filter", "layer", "none", "power-of-two"])
+def test_scales_are_what_their_names_say(scale):
+    layer = BinaryLinear(3, 2, scale=scale)
+    layer.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.5, -0.5]])
+    expected = {
+        "filter": [2.0, 0.5],
+        "layer": [1.25, 1.25],
+        "none": [1.0, 1.0],
+        "power-of-two": [2.0, 0.5],
+    }
+    assert layer.filter_scale().tolist() == expected[scale]
+    layer.weight.data.zero_()
+    assert layer.filter_scale().isfinite().all()
+
+
+def test_a_learned_shift_moves_what_is_binarized_and_gets_a_gradient():
+    layer = BinaryConv2d(2, 3, 3, padding=1, learned_shift=True)
+    x = torch.full((1, 2, 4, 4), 0.5)
+    before = layer.dot(x)
+    layer(x).square().sum().backward()
+    assert layer.shift.grad.abs().sum() > 0
+    with torch.no_grad():
+        layer.shift -= 1.0
+    assert torch.equal(layer.dot(x), layer.dot(x - 0.25))
+    assert not torch.equal(layer.dot(x), before)
+    dot = layer.dot(x)
+    expected = layer.filter_scale().view(-1, 1, 1) * dot + layer.bias.view(-1, 1, 1)
+    assert torch.equal(harden(layer)(x), expected)
 
 
 def test_binary_input_is_its_sign_with_the_clipped_gradient():
@@ -140,7 +209,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
-@pytest.mark.parametrize("mode", ["bw", "bwa"])
+@pytest.mark.parametrize("mode", ["bw", "bwa", "bwaa"])
 def test_hard_convolution_is_the_soft_one_of_binary_connect(mode, options):
     options = {"kernel_size": 3, **options}
     layer = BinaryConv2d(4, 6, method="bc", mode=mode, **options)
@@ -184,22 +253,14 @@ def test_soften_undoes_harden():
 
 
 def test_a_bad_scale_pad_value_and_padding_mode_are_refused():
-    with pytest.raises(BindeployError, match="unknown scale `x`: choose from filter, none"):
+    with pytest.raises(BindeployError, match="unknown scale `x`: choose from filter, layer"):
         BinaryLinear(2, 2, scale="x")
     with pytest.raises(BindeployError, match="pad_value `2`"):
         BinaryConv2d(2, 2, 3, pad_value=2)
     with pytest.raises(BindeployError, match="padding_mode `reflect`"):
         BinaryConv2d(2, 2, 3, padding_mode="reflect")
-    with pytest.raises(BindeployError, match="unknown mode `b`: choose from bw, bwa"):
+    with pytest.raises(BindeployError, match="unknown mode `b`: choose from bw, bw8"):
         BinaryLinear(2, 2, mode="b")
-
-
-def test_latents_are_clipped_where_the_method_says_so():
-    for name, largest in (("bnn", 1.0), ("bc", 3.0)):
-        layer = BinaryLinear(2, 2, method=name)
-        nn.init.constant_(layer.weight, 3.0)
-        clip_latents(layer)
-        assert float(layer.weight.detach().max()) == largest
 
 
 def test_frozen_share_counts_weights_without_a_gradient():
@@ -237,6 +298,34 @@ def test_binarize_replaces_in_place_and_keeps_weights_names_and_hooks():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     model.shared(torch.randn(1, 4, 3, 3))
     assert called == [1]
+
+
+@pytest.mark.parametrize(
+    "skip, left",
+    [
+        ((), ["first", "shared", "listed.0.0", "last"]),
+        (["last"], ["first", "shared", "listed.0.0"]),
+        (["first", "listed.*"], ["shared", "last"]),
+        (("sh?red", "last", "first"), ["listed.0.0"]),
+    ],
+)
+def test_binarize_skips_by_name_and_pattern(skip, left):
+    model = binarize(Odd(), skip=skip)
+    assert [name for name, _ in layers.binary_layers(model)] == left
+
+
+def test_what_a_model_wants_in_float_stays_so():
+    model = Odd()
+    model.float_layers = ("listed.*", "none.such")
+    binarize(model, skip=())
+    assert [name for name, _ in layers.binary_layers(model)] == ["first", "shared", "last"]
+
+
+def test_a_skip_that_fits_nothing_or_is_one_text_is_refused():
+    with pytest.raises(BindeployError, match=r"skip `secnd` fits no layer: choose from first"):
+        binarize(Odd(), skip=["secnd"])
+    with pytest.raises(BindeployError, match=r"give a list of names, \[`first`\]"):
+        binarize(Odd(), skip="first")
 
 
 def test_binarize_skips_what_it_is_told_to():

@@ -119,7 +119,7 @@ def test_integers_are_those_of_packed_bits(run, exported):
 
 
 def test_float_activations_become_binary_weight_nodes(tmp_path):
-    model = build("tiny", 3, 4, 8, "bc", "bw")
+    model = build("tiny", 3, 4, 8, "bwn", "bw")
     x = torch.randn(3, 3, 8, 8)
     graph = export(model, x)
     kinds = [node.op_type for node in binary_nodes(graph)]

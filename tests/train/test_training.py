@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bindeploy.errors import BindeployError
-from bindeploy.train import loop, quantizers
+from bindeploy.train import progress, quantizers, training
 from bindeploy.train import run as runs
 from bindeploy.train.data import load
 from bindeploy.train.evaluate import accuracy
@@ -43,7 +43,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def interrupt_after(monkeypatch, epochs: int) -> None:
     """Press Ctrl-C in the batch that follows `epochs` epochs, counting those of the twin."""
     written = []
-    write, step = loop._Training._checkpoint, loop.Display.step
+    write, step = training.Training._checkpoint, progress.Display.step
 
     def count(self, phase):
         write(self, phase)
@@ -54,8 +54,8 @@ def interrupt_after(monkeypatch, epochs: int) -> None:
         if len(written) == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop._Training, "_checkpoint", count)
-    monkeypatch.setattr(loop.Display, "step", press)
+    monkeypatch.setattr(training.Training, "_checkpoint", count)
+    monkeypatch.setattr(progress.Display, "step", press)
 
 
 def test_tiny_learns_the_digits_hard(tmp_path, capfd):
@@ -98,6 +98,7 @@ def test_a_run_says_what_it_was(finished):
     ]
     assert lines[-1]["hard_accuracy"] == description["hard_accuracy"]
     assert {"soft_accuracy", "frozen", "loss", "seconds"} <= lines[-1].keys()
+    assert {"flips", "gap"} <= lines[-1].keys()
     assert {path.name for path in finished.iterdir()} == set(runs.FILES) - {runs.RESUME}
 
 
@@ -226,3 +227,135 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, finished):
     (tmp_path / runs.MODEL).write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     with pytest.raises(BindeployError, match="model.safetensors` is damaged"):
         runs.load_run(tmp_path)
+
+
+def test_full_precision_is_a_method_and_a_teacher_and_a_start(tmp_path):
+    teacher = tmp_path / "teacher"
+    result = quick(teacher, method="fp", limit=None)
+    assert result["float_accuracy"] > 0.9
+    assert result["soft_accuracy"] is result["hard_accuracy"] is None
+    network, _ = runs.load_run(teacher)
+    assert accuracy(network, load("digits")) == result["float_accuracy"]
+    assert not list(binary_layers(network))
+    again, _ = runs.load_float(teacher)
+    assert same(again.state_dict(), network.state_dict())
+
+    alone = {"float_twin": False, "epochs": 1}
+    plain = quick(tmp_path / "plain", **alone)
+    taught = quick(tmp_path / "taught", **alone, teacher=str(teacher))
+    tuned = quick(tmp_path / "tuned", **alone, init=str(teacher))
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "taught"))
+    assert tuned["soft_accuracy"] > max(plain["soft_accuracy"], taught["soft_accuracy"])
+
+
+def test_the_twin_of_the_same_run_can_start_and_teach_and_resumes_alike(tmp_path, monkeypatch):
+    options = {"init": "twin", "teacher": "twin", "epochs": 2}
+    quick(tmp_path / "whole", **options)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 3)
+        with pytest.raises(KeyboardInterrupt):
+            quick(tmp_path / "run", **options)
+    quick(tmp_path / "run", **options, resume=True)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert not same(weights(tmp_path / "run"), load_file(tmp_path / "run" / runs.FLOAT))
+
+
+def test_what_is_shipped_has_the_statistics_that_were_measured_again(tmp_path):
+    options = {"method": "ptb", "float_twin": False, "limit": None}
+    as_trained = quick(tmp_path / "a", **options)
+    measured = quick(tmp_path / "b", **options, recalibrate=5)
+    assert measured["soft_accuracy"] == as_trained["soft_accuracy"]
+    assert measured["hard_accuracy"] > as_trained["hard_accuracy"]
+    network, _ = runs.load_run(tmp_path / "b")
+    assert accuracy(network, load("digits")) == measured["hard_accuracy"]
+    differing = {
+        name
+        for name, value in weights(tmp_path / "a").items()
+        if not torch.equal(value, weights(tmp_path / "b")[name])
+    }
+    assert differing and all(name.startswith("bn") for name in differing)
+    assert not {name for name in differing if name.endswith((".weight", ".bias"))}
+
+
+def test_options_reach_the_network_and_are_loaded_with_the_run(tmp_path):
+    run = tmp_path / "run"
+    quick(
+        run,
+        method="ir-net",
+        float_twin=False,
+        epochs=1,
+        skip=["first"],
+        learned_shift=True,
+        nonlinearity="prelu",
+        optimizer="sgd",
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        warmup=0.5,
+        label_smoothing=0.1,
+        batch_size=32,
+    )
+    network, metadata = runs.load_run(run)
+    assert metadata["quantizer"] == {"binary": True, "standardize": True}
+    assert metadata["arguments"]["scale"] == "power-of-two"
+    layers = dict(binary_layers(network))
+    assert "fc" in layers and "conv0" not in layers
+    assert all(
+        layer.shift is not None and layer.alpha == "power-of-two" for layer in layers.values()
+    )
+    assert accuracy(network, load("digits")) == metadata["hard_accuracy"]
+
+
+def test_bop_flips_signs_and_keeps_weights_on_the_grid(tmp_path):
+    result = quick(tmp_path / "run", method="bc", optimizer="bop", float_twin=False, limit=None)
+    assert result["hard_accuracy"] == result["soft_accuracy"] > 0.5
+    network, _ = runs.load_run(tmp_path / "run")
+    for _, layer in binary_layers(network):
+        assert set(layer.weight.unique().tolist()) == {-1, 1}
+
+
+@pytest.mark.parametrize("mode", ["bw8", "bwaa"])
+def test_modes_of_eight_bits_train_and_load(tmp_path, mode):
+    result = quick(tmp_path / "run", mode=mode, float_twin=False, limit=None, epochs=6)
+    assert result["hard_accuracy"] > 0.85
+    network, _ = runs.load_run(tmp_path / "run")
+    assert accuracy(network, load("digits")) == result["hard_accuracy"]
+
+
+def test_metrics_count_flips_and_a_frozen_network_or_an_open_gap_is_said_in_words(tmp_path, capfd):
+    sharp = Quantizer(
+        "sharp", quantizers.sign, lambda u, mu: torch.zeros_like(u), schedule="constant"
+    )
+    quick(tmp_path / "frozen", method=sharp, float_twin=False)
+    assert "have no gradient any more (|B| < 0.001)" in capfd.readouterr().err
+    lines = [json.loads(x) for x in (tmp_path / "frozen" / runs.METRICS).read_text().splitlines()]
+    assert [line["flips"] for line in lines] == [0, 0, 0]
+    assert [line["frozen"] for line in lines] == [1, 1, 1]
+    quick(tmp_path / "gap", method="ptb", float_twin=False, limit=None)
+    err = capfd.readouterr().err
+    assert "points below soft: what is shipped is not yet what is trained" in err
+    lines = [json.loads(x) for x in (tmp_path / "gap" / runs.METRICS).read_text().splitlines()]
+    assert lines[-1]["gap"] > 0.02 and lines[0]["flips"] > 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"teacher": "nowhere"}, "`nowhere` is no run"),
+        ({"init": "nowhere"}, "`nowhere`"),
+        ({"skip": ["conv9"]}, "skip `conv9` fits no layer"),
+        ({"optimizer": "bop"}, "optimizer `bop` flips signs, which method `bnn\\+\\+` does not"),
+        ({"image_size": 2}, "image size `2` is too small"),
+    ],
+)
+def test_a_start_a_teacher_or_a_size_that_cannot_be_had_is_refused_at_once(
+    tmp_path, options, message
+):
+    with pytest.raises(BindeployError, match=message):
+        quick(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_twin_cannot_teach(tmp_path):
+    quick(tmp_path / "run", float_twin=False, epochs=1)
+    with pytest.raises(BindeployError, match="float.safetensors` is missing"):
+        quick(tmp_path / "other", teacher=str(tmp_path / "run"))

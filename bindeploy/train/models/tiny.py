@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bindeploy.errors import BindeployError
-from bindeploy.train.models.nonlinearity import NONLINEARITIES
+from bindeploy.train.models.nonlinearity import nonlinearity as activation
 
 SMALLEST_IMAGE = 4
 LARGE_IMAGE = 16
@@ -31,19 +31,22 @@ class Tiny(nn.Module):
         pooled = -(-side // 2) // 2
         self.conv0 = nn.Conv2d(in_channels, 32, 3, stride=stride, padding=1, bias=False)
         self.bn0 = nn.BatchNorm2d(32)
+        self.nonlinear0 = activation(nonlinearity, 32)
         self.conv1 = nn.Conv2d(32, 32, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(32)
+        self.nonlinear1 = activation(nonlinearity, 32)
         self.conv2 = nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False)
         self.pooling = nn.MaxPool2d(2)
         self.bn2 = nn.BatchNorm2d(64)
+        self.nonlinear2 = activation(nonlinearity, 64)
         self.fc0 = nn.Linear(64 * pooled * pooled, 64, bias=False)
         self.bn3 = nn.BatchNorm1d(64)
+        self.nonlinear3 = activation(nonlinearity, 64)
         self.fc = nn.Linear(64, classes)
-        self.nonlinear = NONLINEARITIES[nonlinearity]()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.nonlinear(self.bn0(self.conv0(x)))
-        x = self.nonlinear(self.bn1(self.conv1(x)))
-        x = self.nonlinear(self.bn2(self.pooling(self.conv2(x))))
-        x = self.nonlinear(self.bn3(self.fc0(x.flatten(1))))
+        x = self.nonlinear0(self.bn0(self.conv0(x)))
+        x = self.nonlinear1(self.bn1(self.conv1(x)))
+        x = self.nonlinear2(self.bn2(self.pooling(self.conv2(x))))
+        x = self.nonlinear3(self.bn3(self.fc0(x.flatten(1))))
         return self.fc(x)
