@@ -62,7 +62,7 @@ class Road(click.Group):
         except click.ClickException as error:
             _fail(" ".join(error.format_message().split()))
         except (click.Abort, KeyboardInterrupt):
-            click.echo("bindeploy: interrupted", err=True)
+            _say("interrupted")
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # Whoever read stdout has gone; Python must not find that out again when it exits.
@@ -76,8 +76,14 @@ class Road(click.Group):
 
 
 def _fail(message: str) -> None:
-    click.echo(f"bindeploy: {message}", err=True)
+    _say(message)
     sys.exit(2)
+
+
+def _say(message: str) -> None:
+    """Of the processes that train together on a machine, the first says what went wrong."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        click.echo(f"bindeploy: {message}", err=True)
 
 
 def _print_json(value: Any) -> None:
@@ -138,12 +144,14 @@ def _shown(default: Any) -> str:
 @as_json
 def train(recipe: str | None, out: Path, resume: bool, as_json: bool, **arguments: Any) -> None:
     """Train a network with binary weights."""
-    from bindeploy.train import loop, recipes
+    from bindeploy.train import devices, loop, recipes
 
     given = {name: value for name, value in arguments.items() if value not in (None, ())}
     options = {**(recipes.load(recipe) if recipe else {}), **given}
     data, model = options.pop("data", None), options.pop("model", None)
     result = loop.train(data, model, **options, out=out, resume=resume, progress=True)
+    if not devices.is_main():
+        return
     if as_json:
         _print_json(result)
         return

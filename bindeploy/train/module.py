@@ -139,8 +139,8 @@ class Phase(lightning.LightningModule):
         self.losses.clear()
 
     def mean_loss(self) -> float:
-        """Mean training loss of the epoch so far."""
-        return float(torch.stack(self.losses).mean())
+        """Mean training loss of the epoch so far, over all processes: every one has to ask."""
+        return devices.total(float(torch.stack(self.losses).mean())) / devices.ranks()
 
     def flip_ratio(self) -> float:
         """The share of binary weights whose sign is not that of the epoch's start."""

@@ -200,7 +200,7 @@ def _name_nodes(model: ir.Model, network: nn.Module) -> None:
             continue
         weight = node.inputs[1]
         assert weight is not None and weight.name is not None
-        exported = weight.name.removesuffix(".weight")
+        exported = weight.name.rpartition(".")[0]  # its weight, or the weight standardized
         name = modules.get(exported, exported)
         if name in names:
             raise BindeployError(

@@ -197,6 +197,8 @@ class Training:
             soften(network)
 
     def _warn(self, result: dict[str, float]) -> None:
+        if not self.main:
+            return
         epoch, epochs = self.state.epoch, self.settings.epochs
         if result["frozen"] > MOSTLY_FROZEN and epoch < epochs:
             self.display.warn(

@@ -53,7 +53,7 @@ def plain(model: str, precision: str, data: Dataset) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        float(loss)
+        float(loss.detach())
         moments.append(time.perf_counter())
     return [later - earlier for earlier, later in zip(moments[1:], moments[2:])]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from bindeploy import bits
 from bindeploy.errors import BindeployError
+from bindeploy.train import updates
 from bindeploy.train.layers import BinaryConv2d, BinaryLinear, BinarySign
 from bindeploy.train.loop import train
 from bindeploy.train.models import build
@@ -230,3 +231,16 @@ def test_a_network_for_one_size_of_the_batch_is_one_line():
     with pytest.raises(BindeployError, match="`BatchOfTwo` works for a batch of 2 alone") as caught:
         export(BatchOfTwo(), torch.randn(2, 4))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["ir-net", "bwn", "sr", "xnor"])
+def test_every_kind_of_method_exports_under_the_names_of_its_layers(tmp_path, method):
+    model = build("tiny", 1, 4, 8, method, "bwa")
+    updates.start(model)
+    x = torch.randn(3, 1, 8, 8)
+    graph = export(model, x)
+    assert [node.name for node in binary_nodes(graph)] == ["conv1", "conv2", "fc0"]
+    logits, _ = evaluate(harden(model.eval()), x.numpy())
+    assert (
+        np.abs(run_stock(graph, x.numpy(), tmp_path) - logits).max() < 1e-4 * np.abs(logits).max()
+    )
