@@ -41,9 +41,9 @@ def network(model: str, method: str | None, mode: str) -> torch.nn.Module:
     return models.build(model, 3, 10, 32, method, mode).to(memory_format=torch.channels_last)
 
 
-def plain(model: str, precision: str, data: Dataset) -> list[float]:
+def plain(model: str, precision: str, mode: str, data: Dataset) -> list[float]:
     """Seconds of each step but the first of the loop that everybody writes."""
-    trained = network(model, None, "bw")
+    trained = network(model, None, mode)
     optimizer = torch.optim.Adam(trained.parameters(), lr=2e-3)
     moments = [time.perf_counter()]
     for images, labels in batches(data):
@@ -84,20 +84,22 @@ def main() -> None:
     given = parser.parse_args()
     data = dataset()
     binarized = [(method, mode) for method in given.method or ["bc", "bnn++"] for mode in given.mode or ["bw", "bwa"]]
-    rows: dict[tuple[str, str], list[float]] = {("plain loop", "float"): [], ("fp", "float"): []}
-    rows |= {pair: [] for pair in binarized}
+    modes = list(dict.fromkeys(mode for _, mode in binarized))
+    # The full-precision network of a mode has its nonlinearity: ReLU, or hardtanh where a sign follows.
+    rows: dict[tuple[str, str], list[float]] = {("plain loop", mode): [] for mode in modes}
+    rows |= {("fp", mode): [] for mode in modes} | {pair: [] for pair in binarized}
     for _ in range(given.rounds):
-        rows["plain loop", "float"] += plain(given.model, given.precision, data)
-        rows["fp", "float"] += ours(given.model, given.precision, None, "bw", data)
-        for method, mode in binarized:
-            rows[method, mode] += ours(given.model, given.precision, method, mode, data)
-    base = statistics.median(rows["plain loop", "float"])
+        for (method, mode), times in rows.items():
+            if method == "plain loop":
+                times += plain(given.model, given.precision, mode, data)
+            else:
+                times += ours(given.model, given.precision, None if method == "fp" else method, mode, data)
     print(f"| {given.model}, {given.precision} | mode | seconds an epoch | 10th to 90th percentile | of the plain loop |")
     print("|---|---|---|---|---|")
     for (method, mode), steps in rows.items():
         epoch = [step * IMAGES_OF_AN_EPOCH / BATCH for step in steps]
         low, *_, high = statistics.quantiles(epoch, n=10)
-        print(f"| {method} | {mode} | {statistics.median(epoch):.1f} | {low:.1f} to {high:.1f} | {statistics.median(steps) / base:.2f} |")
+        print(f"| {method} | {mode} | {statistics.median(epoch):.1f} | {low:.1f} to {high:.1f} | {statistics.median(steps) / statistics.median(rows['plain loop', mode]):.2f} |")
     print(
         f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores, torch {torch.__version__},"
         f" batch {BATCH}, an epoch of {IMAGES_OF_AN_EPOCH} images, {given.rounds} interleaved rounds"
