@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -117,23 +117,26 @@ def _of_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         facts = each.metadata
         kind, table = facts["kind"], facts["table"]
         name = f"--{each.name.replace('_', '-')}"
-        options: dict[str, Any] = {"default": None, "type": kind, "help": facts["help"]}
+        options: dict[str, Any] = {"default": None, "type": kind, "help": _help(each)}
         if kind is bool:
             name += f"/--no-{each.name.replace('_', '-')}"
         if facts["many"]:
             options["multiple"] = True
-        if each.default not in (MISSING, None, ()):
-            options["show_default"] = _shown(each.default)
         if table is not None:
             options |= {"cls": FromTable, "table": table}
         command = click.option(name, **options)(command)
     return command
 
 
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return ", ".join(default) if isinstance(default, tuple) else str(default)
+def _help(each: Field) -> str:
+    """What the option is, and its default, which click is not told of."""
+    said, default = each.metadata["help"], each.default
+    if default in (MISSING, None, ()):
+        return said
+    if isinstance(default, tuple):
+        default = ", ".join(default)
+    shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
+    return f"[default: {shown}]  {said}".strip()
 
 
 @main.command()
@@ -158,7 +161,8 @@ def train(recipe: str | None, out: Path, resume: bool, as_json: bool, **argument
     for kind in ("float", "soft", "hard"):
         accuracy = result[f"{kind}_accuracy"]
         click.echo(f"{kind:5} accuracy  {_percent(accuracy)}  {_ACCURACIES[kind]}")
-    click.echo(f"{result['epochs']} epochs, {result['seconds']:.0f} s: {out}")
+    epochs = f"{result['epochs']} epoch{'' if result['epochs'] == 1 else 's'}"
+    click.echo(f"{epochs}, {result['seconds']:.0f} s: {out}")
 
 
 _ACCURACIES = {

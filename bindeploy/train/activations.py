@@ -10,6 +10,9 @@ from bindeploy.train import operators
 from bindeploy.train.quantizers import Function, sign
 
 LARGEST_INTEGER = 127
+UNSEEN = -1.0
+"""The running maximum before the first batch."""
+
 MOMENTUM = 0.1
 """How much of a new batch enters the running maximum: BatchNorm's own default."""
 
@@ -68,6 +71,9 @@ class Hardtanh(nn.Hardtanh):
     convolutions', and BatchNorm's gradient between two formats takes five times as long.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: Tensor) -> Tensor:
         return _Clipped.apply(x) if x.requires_grad else super().forward(x)
 
@@ -104,4 +110,4 @@ def follow_maximum(running: Tensor, x: Tensor) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
     moved = torch.lerp(running, largest, MOMENTUM)
-    running.copy_(torch.where(running == 0, largest, moved))
+    running.copy_(torch.where(running < 0, largest, moved))

@@ -26,6 +26,9 @@ REPLACEMENTS: dict[type[nn.Module], type[BinaryConv2d] | type[BinaryLinear]] = {
 FIRST, LAST = "first", "last"
 DEFAULT_SKIP = (FIRST, LAST)
 
+LONGEST_PATTERN = 200
+"""A longer pattern can take hours to be compared with a name."""
+
 
 def first_and_last(layers: Named) -> Skip:
     """The rule that leaves the first and the last of `layers`, as registered, in float."""
@@ -40,6 +43,11 @@ def named(skip: Sequence[str], layers: Named, strict: bool = True) -> Skip:
     """
     kept: set[int] = set()
     for pattern in skip:
+        if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
+            raise BindeployError(
+                f"skip `{str(pattern)[:LONGEST_PATTERN]}`: give a name or a pattern of at most"
+                f" {LONGEST_PATTERN} letters"
+            )
         if pattern in (FIRST, LAST):
             chosen = layers[:1] if pattern == FIRST else layers[-1:]
         else:
@@ -67,8 +75,9 @@ def binarize(
     float (its attribute `float_layers`, patterns of names) stays so in any case. `method` is a name
     or a Quantizer, `mode` a row of `modes.MODES`, `scale` a row of `scales.SCALES` (None: the
     method's own); `learned_shift` adds a learned number a channel to the input of every binary
-    layer. A convolution whose padding is not a constant, an unknown name, and a model with nothing
-    left to binarize raise BindeployError, and leave the model as it was.
+    layer. A method of full precision changes nothing. A convolution whose padding is not a
+    constant, an unknown name, and a model with nothing left to binarize raise BindeployError, and
+    leave the model as it was.
     """
     if not isinstance(model, nn.Module):
         raise BindeployError(f"`{type(model).__name__}` is no torch module: give an nn.Module")
@@ -76,6 +85,8 @@ def binarize(
     modes.get(mode)
     if scale is not None and scale not in SCALES:
         raise unknown("scale", scale, SCALES)
+    if not quantizer.binary:
+        return model
     candidates = [(n, m) for n, m in model.named_modules() if type(m) in REPLACEMENTS]
     rule = _rule(skip, candidates)
     own = named(getattr(model, "float_layers", ()), candidates, strict=False)
@@ -106,4 +117,6 @@ def _rule(skip: Skip | Callable[[Named], Skip] | Sequence[str], candidates: Name
         raise BindeployError(f"skip `{skip}` is one text: give a list of names, [`{skip}`]")
     if callable(skip):
         return cast(Skip, skip)
+    if not isinstance(skip, Sequence):
+        raise BindeployError(f"skip `{skip}`: give a list of names, or a function")
     return named(skip, candidates)

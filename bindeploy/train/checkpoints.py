@@ -212,7 +212,8 @@ def _check_claims(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> BindeployError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    said = " ".join(str(error).split())[:200]
+    reason = said if re.search("[a-z]", said) else f"{type(error).__name__} {said}".strip()
     return BindeployError(f"`{path}` is damaged or no checkpoint ({reason}): fetch it again")
 
 

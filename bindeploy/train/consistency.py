@@ -115,6 +115,12 @@ def _sum(F: Function, B: Function, mu: float, interval: tuple[float, float]) -> 
     nodes = low + (high - low) * torch.arange(CELLS + 1, dtype=torch.float64) / CELLS
     middles = (nodes[1:] + nodes[:-1]) / 2
     f, slope, slope_at_nodes = F(nodes, mu), B(middles, mu), B(nodes, mu)
+    for name, value, u in (("F", f, nodes), ("B", slope, middles)):
+        if value.shape != u.shape:
+            raise BindeployError(
+                f"{name} gives {list(value.shape)} for u of {list(u.shape)}: give a function that"
+                " keeps the shape"
+            )
     if not (f.isfinite().all() and slope.isfinite().all()):
         raise BindeployError(f"F or B is not finite on `{interval}`: give functions that are")
     if not torch.equal(f, F(nodes, mu)):

@@ -6,6 +6,7 @@ three constants are recorded with every run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -283,7 +284,7 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
 def _folder(source: Source, data_dir: Path | None) -> Path:
     if source.folder is None or source.marker is None:
         return Path()
-    root = Path(data_dir or CACHE).expanduser()
+    root = Path(os.path.expanduser(data_dir or CACHE))  # an unknown `~name` stays as it is
     for folder in (root / source.folder, root):
         if (folder / source.marker).exists():
             return folder

@@ -10,54 +10,16 @@ optimizer works on `u`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from bindeploy.errors import BindeployError, unknown
-from bindeploy.train import activations, modes, operators, quantizers, saturation
+from bindeploy.train import activations, modes, operators, padding, quantizers, saturation
 from bindeploy.train.quantizers import Quantizer, sign
 from bindeploy.train.scales import SCALES, SMALLEST_DEVIATION, standardized
-
-
-class _ProximalWeight(torch.autograd.Function):
-    """Forward `alpha F(u, mu)`; backward `B(u, mu) * gradient`, or the method's own transform."""
-
-    @staticmethod
-    def forward(ctx, u: Tensor, alpha: Tensor, quantizer: Quantizer, mu: float) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.quantizer, ctx.mu = quantizer, mu
-        return alpha * quantizer.F(u, mu)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (u,) = ctx.saved_tensors
-        quantizer, mu = ctx.quantizer, ctx.mu
-        if quantizer.gradient is not None:
-            return quantizer.gradient(u, gradient.to(u.dtype), mu), None, None, None
-        return quantizer.B(u, mu).to(gradient.dtype) * gradient, None, None, None
-
-
-class _PlusOne(torch.autograd.Function):
-    """y [N, F, H, W] + one [1, F, H, W], in the place of y; the gradient of one sums over images.
-
-    The sum is a product with a row of ones: torch's own along the first axis takes ten times as
-    long.
-    """
-
-    @staticmethod
-    def forward(ctx, y: Tensor, one: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        return y.add_(one)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        last = gradient.permute(0, 2, 3, 1)
-        rows = last.reshape(len(gradient), -1)
-        total = (rows.new_ones(1, len(rows)) @ rows).view(1, *last.shape[1:])
-        return gradient, total.permute(0, 3, 1, 2)
+from bindeploy.train.weights import used
 
 
 class _Binary(nn.Module):
@@ -65,7 +27,7 @@ class _Binary(nn.Module):
 
     quantizer: Quantizer
     mode: modes.Mode
-    alpha: str
+    scale_name: str
     mu: float
     hard: bool
     shift: nn.Parameter | None
@@ -82,19 +44,24 @@ class _Binary(nn.Module):
         learned_shift: bool,
     ) -> None:
         self.quantizer, self.mode = quantizers.get(method), modes.get(mode)
-        self.alpha = self.quantizer.scale if scale is None else scale
-        if self.alpha not in SCALES:
-            raise unknown("scale", self.alpha, SCALES)
+        self.scale_name = self.quantizer.scale if scale is None else scale
+        if self.scale_name not in SCALES:
+            raise unknown("scale", self.scale_name, SCALES)
+        if self.quantizer.gradient is not None and self.scale_name != self.quantizer.scale:
+            raise BindeployError(
+                f"scale `{scale}`: the gradient of method `{self.quantizer.name}` goes with scale"
+                f" `{self.quantizer.scale}` alone"
+            )
         self.mu, self.hard = 1.0, False
         weight = self._latent()
         zeros = nn.Parameter(weight.new_zeros(channels)) if learned_shift else None
         self.register_parameter("shift", zeros)
         if self.mode.input_bits == 8:
-            self.register_buffer("input_maximum", weight.new_zeros(()))
+            self.register_buffer("input_maximum", weight.new_full((), activations.UNSEEN))
 
     def filter_scale(self) -> Tensor:
         """alpha [F] of the latent weight as it is now, detached."""
-        return SCALES[self.alpha](self.shipped_latent())
+        return SCALES[self.scale_name](self.shipped_latent())
 
     def shipped_latent(self) -> Tensor:
         """The latent weight whose sign counts: standardized where the method does so, detached."""
@@ -111,7 +78,7 @@ class _Binary(nn.Module):
             return weight
         if self.quantizer.standardize:
             weight = standardized(weight)
-        return _ProximalWeight.apply(weight, self._alpha_by_filter(), self.quantizer, self.mu)
+        return used(weight, self._alpha_by_filter(), self.quantizer, self.mu)
 
     def soft_input(self, x: Tensor) -> Tensor:
         """The input that the soft layer multiplies: signs, 8-bit integers times their scale, or x.
@@ -144,7 +111,7 @@ class _Binary(nn.Module):
         if self.quantizer.standardize:
             self.register_buffer("standardized", self.shipped_latent(), persistent=False)
         if self.mode.input_bits == 8:
-            if not self.input_maximum.is_meta and self.input_maximum == 0:
+            if not self.input_maximum.is_meta and self.input_maximum < 0:
                 raise BindeployError(
                     "a layer of mode `bw8` has seen no batch, so that the range of its integers is"
                     " not known: run the network in training mode first"
@@ -168,14 +135,16 @@ class _Binary(nn.Module):
     def _alpha_by_filter(self) -> Tensor:
         return self.filter_scale().view(-1, *[1] * (self._latent().dim() - 1))
 
-    def _saturated(self, exact: Tensor, saturate: Callable[[Tensor], Tensor]) -> Tensor:
-        """`exact` with the values that 8-bit sums give and the gradient of exact ones.
+    def _saturated(
+        self, exact: Tensor, weight: Tensor, saturate: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`exact`, sums with `weight`, with the values of 8-bit sums and the gradient of its own.
 
         The accumulator sees F(u, mu) without its scale, as the hard layer sees signs.
         """
         with torch.no_grad():
             alpha = self._alpha_by_filter().clamp(min=SMALLEST_DEVIATION)
-            values = saturate(self.soft_weight() / alpha) * self._by_channel(alpha.flatten())
+            values = saturate(weight / alpha) * self._by_channel(alpha.flatten())
         return exact + (values - exact).detach()
 
     def _hard_weight(self):
@@ -260,30 +229,13 @@ class BinaryConv2d(_Binary, nn.Conv2d):
     def _soft(self, x: Tensor) -> Tensor:
         x, weight = self.soft_input(x), self.soft_weight()
         exact = self.mode.accumulator_bits is None
-        y = self._exact(x, weight, self.bias if exact else None)
+        bias, geometry = self.bias if exact else None, (self.stride, self.dilation, self.groups)
+        y = padding.conv2d(x, weight, bias, self.pads, self.pad_value, *geometry)
         if exact:
             return y
         padded = operators.pad(x, self.pads, self.pad_value)
-        y = self._saturated(y, lambda unscaled: self._saturating(padded, unscaled))
+        y = self._saturated(y, weight, lambda unscaled: self._saturating(padded, unscaled))
         return y if self.bias is None else y + self._by_channel(self.bias)
-
-    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution of `x`, padded with `pad_value`.
-
-        A convolution pads with zeros by itself, and faster than it reads a padded copy. What a
-        frame of ones adds is the same for all images: the convolution of the frame alone.
-        """
-        top, left, bottom, right = self.pads
-        convolve = partial(
-            functional.conv2d, stride=self.stride, dilation=self.dilation, groups=self.groups
-        )
-        if (top, left) != (bottom, right):
-            return convolve(operators.pad(x, self.pads, self.pad_value), weight, bias)
-        y = convolve(x, weight, bias, padding=(top, left))
-        if self.pad_value == 0 or not any(self.pads):
-            return y
-        frame = operators.pad(x.new_zeros(1, *x.shape[1:]), self.pads, self.pad_value)
-        return _PlusOne.apply(y, convolve(frame, weight))
 
     def _saturating(self, padded: Tensor, weight: Tensor) -> Tensor:
         return saturation.conv2d(padded, weight, self.stride, self.dilation, self.groups)
@@ -343,7 +295,7 @@ class BinaryLinear(_Binary, nn.Linear):
         if self.mode.accumulator_bits is None:
             return functional.linear(x, weight, self.bias)
         y = functional.linear(x, weight)
-        y = self._saturated(y, lambda unscaled: saturation.linear(x, unscaled))
+        y = self._saturated(y, weight, lambda unscaled: saturation.linear(x, unscaled))
         return y if self.bias is None else y + self.bias
 
     def dot(self, x: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,17 +54,14 @@ def train(
     goes to stderr. Misuse and missing data raise BindeployError before anything is written.
     """
     quantizer = quantizers.get(method)
+    quantizers.check(quantizer)
     given = settings(
         {"data": data, "model": model, "method": quantizer.name, "mode": mode, **options}
     )
-    if given.optimizer == "bop" and quantizer.F is not quantizers.sign:
-        raise BindeployError(
-            f"optimizer `bop` flips signs, which method `{quantizer.name}` does not train with:"
-            " give --method bc"
-        )
+    _check_method(given, quantizer)
     processes = given.devices, given.num_nodes, given.strategy, given.accelerator
     devices.check(*processes)
-    with devices.together(*processes):
+    with devices.together(*processes), _out_of_memory_in_words():
         description = _train(given, quantizer, Path(out), resume, progress)
     results = {key: description[key] for key in RESULTS}
     return results | {key: getattr(given, key) for key in IDENTITY}
@@ -90,6 +88,21 @@ def _train(
             shown = Display(progress and devices.is_main())
             _go(Training(run, given, dataset, quantizer, description, shown))
     return description
+
+
+def _check_method(given: Settings, quantizer: Quantizer) -> None:
+    """Refuse options that the method has no use for."""
+    if given.optimizer == "bop" and quantizer.F is not quantizers.sign:
+        raise BindeployError(
+            f"optimizer `bop` flips signs, which method `{quantizer.name}` does not train with:"
+            " give --method bc"
+        )
+    for name in ("teacher", "recalibrate"):
+        if getattr(given, name) and not quantizer.binary:
+            raise BindeployError(
+                f"{name} `{getattr(given, name)}`: method `{quantizer.name}` trains full precision"
+                " alone, leave it out"
+            )
 
 
 def _completed(given: Settings, dataset: Dataset, quantizer: Quantizer) -> Settings:
@@ -120,6 +133,19 @@ def _go(training: Training) -> None:
         raise
     finally:
         training.display.stop()
+
+
+@contextmanager
+def _out_of_memory_in_words() -> Iterator[None]:
+    """Torch tells of memory that it cannot have by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise BindeployError(
+            "out of memory: give a smaller --batch-size, --image-size or --model"
+        ) from error
 
 
 def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class Progress:
 class Phase(lightning.LightningModule):
     """Trains `network`; with a `quantizer`, its binary layers follow the method's rule.
 
-    Learning rate and mu are functions of the step alone, so that the optimizer's state and the step
-    are all that a resumed phase has to know.
+    Learning rate, mu and random numbers are functions of the step alone, so that the optimizer's
+    state and the step are all that a resumed phase has to know.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Phase(lightning.LightningModule):
         progress: Progress,
         moments: dict[str, Tensor],
         teacher: nn.Module | None,
-        on_step: Callable[[int, float], None],
+        on_step: Callable[[int, Tensor], None],
         on_epoch: Callable[[Phase], None],
     ) -> None:
         super().__init__()
@@ -91,6 +91,7 @@ class Phase(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         given, progress = self.settings, self.progress
+        torch.manual_seed(seed_of_step(given.seed, progress.step))
         rate = learning_rate_at(
             given.learning_rate,
             progress.step,
@@ -107,7 +108,7 @@ class Phase(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        if images.shape[2] > 1:
+        if images.shape[2] > 1:  # an image of one pixel has both formats, and torch takes the other
             images = images.contiguous(memory_format=torch.channels_last)
         logits = self.network(images)
         loss = functional.cross_entropy(
@@ -132,7 +133,7 @@ class Phase(lightning.LightningModule):
         if self.quantizer is not None:
             updates.after_step(self.network)
         self.progress.step += 1
-        self.on_step(self.progress.step, float(loss))
+        self.on_step(self.progress.step, loss)
 
     def on_train_epoch_end(self) -> None:
         self.on_epoch(self)
@@ -147,6 +148,15 @@ class Phase(lightning.LightningModule):
         before, now = self.signs_before, signs(self.network)
         flipped = sum(int((now[name] != before[name]).sum()) for name in before)
         return flipped / max(1, sum(each.numel() for each in before.values()))
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """What a step's random numbers start from, on every device and in every process.
+
+    A method that draws in its forward, or rounds at random, needs no state of a generator to be
+    resumed.
+    """
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -170,17 +180,27 @@ def misfit_of_moments(
 ) -> str | None:
     """Why `moments` are not the state of the settings' optimizer on `network`; None if they are."""
     built = optimizers.build(
-        settings.optimizer, network, settings.learning_rate, settings.weight_decay
+        settings.optimizer, copy.deepcopy(network), settings.learning_rate, settings.weight_decay
     )
-    parameters = _parameters(built)
+    for parameter in _parameters(built):
+        parameter.grad = torch.zeros_like(parameter)
+    built.step()
+    expected = saved_moments(built)
     for name, value in moments.items():
-        index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(parameters) or not key:
+        like = expected.get(name)
+        if like is None:
             return f"`{name}` is of another optimizer"
-        if value.dim() and value.shape != parameters[int(index)].shape:
-            return f"`{name}` is {list(value.shape)}"
+        if value.shape != like.shape or value.dtype != like.dtype:
+            return f"`{name}` is {value.dtype} {list(value.shape)}"
         if not value.isfinite().all():
             return f"`{name}` holds numbers that are not finite"
+        if not value.dim() and value < like:
+            return f"`{name}` counts {float(value):g} steps"
+    # A parameter without a gradient has no moments, another has them all.
+    moved = {name.partition(".")[0] for name in moments}
+    for name in expected:
+        if name.partition(".")[0] in moved and name not in moments:
+            return f"`{name}` is missing"
     return None
 
 
@@ -205,7 +225,7 @@ def fit(phase: Phase, batches: Batches, epochs: int) -> None:
         given.accelerator,
         PRECISIONS[given.precision],
     )
-    with _quiet_lightning():
+    with devices.quiet():
         trainer = lightning.Trainer(
             max_epochs=epochs,
             logger=False,
@@ -231,17 +251,3 @@ def _one_batch_norm(network: nn.Module, trainer: lightning.Trainer) -> AbstractC
     if devices.ranks() == 1:
         return nullcontext()
     return synchronized(network, trainer.strategy.root_device.type)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without the notes and advice that Lightning prints around every training."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,10 +90,24 @@ def teacher(settings: Settings, dataset: Dataset, run: Path) -> nn.Module | None
 
 
 def check_sources(settings: Settings, dataset: Dataset, quantizer: Quantizer, run: Path) -> None:
-    """Refuse sizes that do not fit, and a start or a teacher that cannot be had."""
+    """Refuse sizes that do not fit, and a start or a teacher that cannot be had or kept."""
+    for name, source in (("init", settings.init), ("teacher", settings.teacher)):
+        if source not in (None, TWIN) and _is_within(Path(source), run):
+            raise BindeployError(
+                f"{name} `{source}` is in --out `{run}`, which a new training replaces:"
+                " choose another --out"
+            )
     if settings.init == TWIN:
         fresh(settings, dataset, quantizer)
     else:
         started(settings, dataset, quantizer, run)
     if settings.teacher != TWIN:
         teacher(settings, dataset, run)
+
+
+def _is_within(source: Path, run: Path) -> bool:
+    """`source` is the folder `run`, or a file in it."""
+    return os.path.realpath(run) in (
+        os.path.realpath(source),
+        os.path.dirname(os.path.realpath(source)),
+    )

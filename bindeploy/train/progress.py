@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+REDRAW = 0.1
+"""Seconds between two looks at the bar."""
 
 
 class Display:
@@ -25,15 +31,20 @@ class Display:
             disable=not (shown and self._console.is_terminal),
         )
         self._task = self._bar.add_task("", total=None, loss="")
+        self._next = 0.0
 
     def start(self, description: str, done: int, total: int) -> None:
         """Begin a phase of `total` steps, `done` of which were taken before."""
         self._bar.reset(self._task, total=total, completed=done, description=description)
         self._bar.start()
 
-    def step(self, done: int, loss: float) -> None:
-        """`done` steps are taken."""
-        self._bar.update(self._task, completed=done, loss=f"loss {loss:.3f}")
+    def step(self, done: int, loss: Tensor) -> None:
+        """`done` steps are taken. The loss is read when it is shown: a device waits for that."""
+        now = time.monotonic()
+        if self._bar.disable or now < self._next:
+            return
+        self._next = now + REDRAW
+        self._bar.update(self._task, completed=done, loss=f"loss {float(loss):.3f}")
 
     def line(self, text: str) -> None:
         """Print a line of progress."""

@@ -18,6 +18,8 @@ from torch import Tensor
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.train.consistency import Function, PairReport, check_pair
 from bindeploy.train.methods import METHODS, Method
+from bindeploy.train.scales import SCALES
+from bindeploy.train.schedules import SCHEDULES
 
 __all__ = ["QUANTIZERS", "Function", "PairReport", "Quantizer", "check_pair", "get", "is_pair"]
 
@@ -241,7 +243,7 @@ class Quantizer:
       shipped.
     - `scale`: the method's own alpha: mean |u| of a "filter", of a "layer", "none", or
       "power-of-two", the power nearest to the mean |u| of a filter.
-    - `binary`: False leaves the weights in full precision; nothing is hardened.
+    - `binary`: False leaves a model in full precision; `binarize` changes nothing.
     """
 
     name: str
@@ -263,6 +265,23 @@ class Quantizer:
     scale: str = "filter"
     binary: bool = True
 
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                choices = [str(choice) for choice in known]
+                raise unknown(f"{name} of `{self.name}`", str(getattr(self, name)), choices)
+        if self.clip is not None and not self.clip > 0:
+            raise BindeployError(f"clip `{self.clip}` of `{self.name}`: give a number above 0")
+
+
+CHOICES = {
+    "gradient_at": ("w", "u"),
+    "step_from": ("u", "w"),
+    "rounding": (None, "nearest", "stochastic"),
+    "schedule": tuple(SCHEDULES),
+    "scale": tuple(SCALES),
+}
+"""What the fields of a Quantizer may say that are words."""
 
 FUNCTIONS = ("F", "B", "activation_B", "gradient")
 """The fields of a Quantizer that a row of `methods.METHODS` gives as names."""
@@ -292,6 +311,39 @@ def is_pair(quantizer: Quantizer) -> bool:
         and quantizer.step_from == "u"
         and (quantizer.gradient_at == "w" or quantizer.F is identity)
     )
+
+
+def check(quantizer: Quantizer) -> None:
+    """BindeployError unless the functions of a quantizer of one's own can train a network.
+
+    F, B and activation_B have to give finite numbers in the shape and type of u, at mu = 1. What
+    they draw at random does not count. Rows of `QUANTIZERS` are right by their tests.
+    """
+    if QUANTIZERS.get(quantizer.name) is quantizer:
+        return
+    u = torch.linspace(-1.5, 1.5, 54).view(2, 3, 3, 3)
+    for name in ("F", "B", "activation_B"):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                value = getattr(quantizer, name)(u.clone(), 1.0)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise BindeployError(
+                    f"{name} of `{quantizer.name}` fails ({reason}): give a function of a tensor u"
+                    " and a number mu"
+                ) from error
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (u.shape, u.dtype):
+            kind = type(value).__name__
+            found = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else kind
+            raise BindeployError(
+                f"{name} of `{quantizer.name}` gives {found} for u of {u.dtype} {list(u.shape)}:"
+                " give a function that keeps shape and type"
+            )
+        if not value.isfinite().all():
+            raise BindeployError(
+                f"{name} of `{quantizer.name}` is not finite on [-1.5, 1.5] at mu = 1:"
+                " give a function that is"
+            )
 
 
 def get(method: str | Quantizer) -> Quantizer:

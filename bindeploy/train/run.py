@@ -14,7 +14,6 @@ Every file is whole or absent, and reading one never runs code: they are JSON an
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -51,6 +50,9 @@ CANDIDATE_COUNT = 64
 
 LARGEST_SIZE = 2**14
 """Pixels along an axis, and classes, beyond which a description is taken for a damaged one."""
+
+LARGEST_NUMBER = 1e9
+"""Beyond which, and below whose inverse, a constant of a normalization is; and seconds are."""
 
 Metadata = dict[str, Any]
 
@@ -130,6 +132,14 @@ def _check(description: Metadata) -> None:
     skip = arguments["skip"]
     if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
         raise TypeError("skip is no list of texts")
+    for key in ("float_accuracy", "soft_accuracy", "hard_accuracy"):
+        if description[key] is not None and not _is_number(description[key]):
+            raise TypeError(f"{key} is {description[key]!r}, not a number or null")
+    for key in ("epochs", "seconds"):
+        if not _is_number(description[key]):
+            raise TypeError(f"{key} is {description[key]!r}, not a number")
+    if type(description["finished"]) is not bool:
+        raise TypeError(f"finished is {description['finished']!r}, not true or false")
     for key in ("binary", "standardize"):
         if type(description["quantizer"][key]) is not bool:
             raise TypeError(f"{key} is {description['quantizer'][key]!r}, not true or false")
@@ -149,19 +159,21 @@ def _check(description: Metadata) -> None:
     if not all(map(_is_number, normalization["mean"])):
         raise ValueError("a mean is no number")
     if not all(
-        _is_number(x) and x > 0 for x in (normalization["pixel_max"], *normalization["std"])
+        _is_number(x) and x >= 1 / LARGEST_NUMBER
+        for x in (normalization["pixel_max"], *normalization["std"])
     ):
         raise ValueError("pixel_max or a std is no number above 0")
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """An int or a float of a sane size; NaN, and what overflows in float32, is none."""
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER  # type: ignore[arg-type]
 
 
 def prepare(run: Path) -> None:
     """Make `run` ready for a new training.
 
-    A finished run there is replaced. An unfinished one, or anything else, raises BindeployError.
+    It has to be absent or empty: days of work may lie there. Anything else raises BindeployError.
     """
     with failing_in_words(run):
         _prepare(run)
@@ -169,14 +181,15 @@ def prepare(run: Path) -> None:
 
 def _prepare(run: Path) -> None:
     if run.is_dir() and (run / DESCRIPTION).exists():
-        if not read_description(run).get("finished"):
+        if read_description(run)["finished"]:
             raise BindeployError(
-                f"`{run}` holds an unfinished run: --resume goes on with it;"
-                " or delete it, or choose another --out"
+                f"`{run}` holds a finished run: delete it, or choose another --out"
             )
-        for name in FILES:
-            (run / name).unlink(missing_ok=True)
-    elif run.exists() and not (run.is_dir() and not any(run.iterdir())):
+        raise BindeployError(
+            f"`{run}` holds an unfinished run: --resume goes on with it;"
+            " or delete it, or choose another --out"
+        )
+    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
         raise BindeployError(
             f"`{run}` exists and was not written by bindeploy: choose another --out"
         )

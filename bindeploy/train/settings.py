@@ -6,7 +6,6 @@ them. Every check that needs no data is here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
@@ -16,8 +15,9 @@ from typing import Any
 from bindeploy.errors import BindeployError, unknown
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-LARGEST_SEED = 2**63 - 1
-"""What torch and numpy both take."""
+LARGEST: dict[type, float] = {int: 2**63 - 1, float: 1e9}
+"""A larger number is taken for a mistake: torch and numpy take whole ones up to here, and the
+square of a rate, a decay or a temperature is still a float."""
 
 TWIN = "twin"
 """The full-precision twin of this very run, as a start or as a teacher."""
@@ -89,7 +89,7 @@ class Settings:
     image_size: int | None = _option(
         "Pixels along an edge (default: the dataset's own).", None, kind=int, at_least=1
     )
-    seed: int = _option("", 0, kind=int, at_least=0, at_most=LARGEST_SEED)
+    seed: int = _option("", 0, kind=int, at_least=0)
     batch_size: int | None = _option(
         "Images a step and process (default: the dataset's own).", None, kind=int, at_least=2
     )
@@ -136,7 +136,11 @@ class Settings:
     accelerator: str = _option("Lightning's: auto, cpu, gpu, ...", "auto", elsewhere=True)
     devices: int = _option("Processes on each machine.", 1, kind=int, at_least=1)
     num_nodes: int = _option("Machines.", 1, kind=int, at_least=1)
-    strategy: str = _option("Lightning's: auto, ddp, fsdp, ...", "auto", elsewhere=True)
+    strategy: str = _option(
+        "Lightning's that keep the whole network in every process: auto, ddp, ...",
+        "auto",
+        elsewhere=True,
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -144,7 +148,7 @@ class Settings:
         if self.milestones and self.warmup and self.warmup >= min(self.milestones):
             raise BindeployError(
                 f"warmup `{self.warmup:g}` reaches beyond the first of milestones"
-                f" `{self.milestones[0]}`: make it shorter"
+                f" `{min(self.milestones)}`: make it shorter"
             )
         for name in ("init", "teacher"):
             if getattr(self, name) == TWIN and not self.float_twin:
@@ -171,13 +175,14 @@ def _check(name: str, value: Any, facts: Mapping[str, Any]) -> None:
 
 def _check_number(words: str, value: Any, facts: Mapping[str, Any]) -> None:
     low, above, high = facts["at_least"], facts["above"], facts["at_most"]
+    largest = LARGEST[facts["kind"]] if high is None else high
     right = type(value) is int or (facts["kind"] is float and type(value) is float)
-    if right and math.isfinite(value):
-        inside = (low is None or value >= low) and (above is None or value > above)
-        if inside and (high is None or value <= high):
-            return
+    # NaN is in no range; a whole number can be too large to become a float.
+    inside = right and (low is None or value >= low) and (above is None or value > above)
+    if inside and value <= largest:
+        return
     bounds = f"{low:g} or more" if low is not None else f"more than {above:g}"
-    bounds += f", at most {high}" if high is not None else ""
+    bounds += f", at most {largest}" if inside or high is not None else ""
     whole = "a whole number, " if facts["kind"] is int else ""
     raise BindeployError(f"{words} `{value}`: give {whole}{bounds}")
 

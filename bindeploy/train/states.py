@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from bindeploy.train.layers import BinaryLayer, BinarySign, binary_layers
 
+FROZEN = 1e-3
+"""A latent weight whose |B| is less than this hardly gets a gradient any more."""
+
 
 def harden(model: nn.Module) -> nn.Module:
     """Put every binary layer of `model` into its hard state, in place; returns `model`."""
@@ -38,9 +41,10 @@ def signs(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def frozen_share(model: nn.Module) -> float:
-    """The share of latent weights with |B| < 1e-3: gradients hardly reach them any more."""
+    """The share of latent weights, as B sees them, with |B| < `FROZEN`."""
     frozen = total = 0
     for _, layer in binary_layers(model):
-        frozen += int((layer.quantizer.B(layer.weight, layer.mu).abs() < 1e-3).sum())
+        slope = layer.quantizer.B(layer.shipped_latent(), layer.mu)
+        frozen += int((slope.abs() < FROZEN).sum())
         total += layer.weight.numel()
     return frozen / max(1, total)

@@ -104,6 +104,10 @@ class Exported:
 def from_run(run: Path) -> Exported:
     """Export the run in folder `run`; one that is none, or is damaged, raises BindeployError."""
     network, metadata = runs.load_run(Path(run))
+    if not metadata["quantizer"]["binary"]:
+        raise BindeployError(
+            f"`{run}` is of full precision, with nothing to pack into bits: train another method"
+        )
     candidates = runs.candidates(Path(run), metadata)
     model = export(network, torch.from_numpy(candidates[:2]))
     return Exported(model, candidates, lambda x: evaluate(network, x))
@@ -162,7 +166,7 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
 def _refuse_narrow_accumulators(model: nn.Module) -> None:
     """An engine's sums are exact; a layer that was trained on saturated ones needs its own."""
     for name, layer in binary_layers(model):
-        bits = getattr(layer.mode, "accumulator_bits", None)
+        bits = layer.mode.accumulator_bits
         if bits is not None:
             raise BindeployError(
                 f"layer `{name}` of mode `{layer.mode.name}` sums in {bits} bits, which no engine "

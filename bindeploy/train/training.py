@@ -24,7 +24,7 @@ from bindeploy.train.progress import Display
 from bindeploy.train.quantizers import Quantizer
 from bindeploy.train.recalibration import recalibrated
 from bindeploy.train.settings import Settings
-from bindeploy.train.states import frozen_share, harden, soften
+from bindeploy.train.states import FROZEN, frozen_share, harden, soften
 
 FLOAT, BINARY = "float", "binary"
 
@@ -66,6 +66,7 @@ class Training:
         self.main = devices.is_main()
         self.state = State(FLOAT if settings.float_twin else BINARY, 0, 0.0, None, [])
         self.tensors: dict[str, Tensor] = {}
+        self.warned: set[str] = set()
         if (run / runs.RESUME).exists():
             self._restore()
         self.since = time.monotonic() - self.state.seconds
@@ -73,10 +74,8 @@ class Training:
     def go(self) -> None:
         """Train every phase that is not done, then close the run."""
         with torch.random.fork_rng():
-            torch.manual_seed(self.settings.seed)
             if self.state.phase == FLOAT:
                 self._fit(None)
-                torch.manual_seed(self.settings.seed)
             if self.quantizer.binary:
                 if self.state.phase == FLOAT:
                     self.state.phase, self.state.epoch, self.tensors = BINARY, 0, {}
@@ -129,19 +128,31 @@ class Training:
 
     def _end_epoch(self, phase: Phase) -> None:
         """Evaluate, show and write; the checkpoint comes last, so that it never runs ahead."""
+        loss = phase.mean_loss()
+        self._refuse_divergence(phase, loss)
         self.state.epoch += 1
-        line = {"phase": self.state.phase, "epoch": self.state.epoch, "loss": phase.mean_loss()}
-        # A method that draws numbers in its forward must not be moved on by an evaluation.
-        with torch.random.fork_rng():
-            if phase.quantizer is None:
-                line |= self._evaluate_float(phase.network)
-            else:
-                line |= self._evaluate_binary(phase)
+        line = {"phase": self.state.phase, "epoch": self.state.epoch, "loss": loss}
+        if phase.quantizer is None:
+            line |= self._evaluate_float(phase.network)
+        else:
+            line |= self._evaluate_binary(phase)
         self.state.seconds = line["seconds"] = round(time.monotonic() - self.since, 3)
         self.description["seconds"] = self.state.seconds
         self.state.metrics.append(line)
         self.display.line(_sentence(line, self.settings.epochs))
+        if phase.quantizer is not None:
+            self._warn(line)
         devices.from_main(lambda: self._write(phase))  # the others wait: they may read it next
+
+    def _refuse_divergence(self, phase: Phase, loss: float) -> None:
+        """Numbers that are not finite never become finite again: keep the epoch before them."""
+        tensors = [*phase.network.state_dict().values(), *saved_moments(phase.optimizer).values()]
+        if not (math.isfinite(loss) and all(bool(t.isfinite().all()) for t in tensors)):
+            raise BindeployError(
+                f"training diverged in epoch {self.state.epoch + 1} of the {self.state.phase}"
+                f" network (loss {loss:g}, numbers that are not finite): train again with a smaller"
+                " --learning-rate"
+            )
 
     def _write(self, phase: Phase) -> None:
         runs.write_metrics(self.run, self.state.metrics)
@@ -164,11 +175,10 @@ class Training:
         result["hard_accuracy"] = self._ship(network)
         self.description |= result | {"epochs": self.state.epoch}
         result |= {
-            "flips": phase.flip_ratio(),
+            "flip_ratio": phase.flip_ratio(),
             "frozen": frozen_share(network),
             "gap": result["soft_accuracy"] - result["hard_accuracy"],
         }
-        self._warn(result)
         return result
 
     def _accuracy(self, network: nn.Module, precision: str) -> float:
@@ -196,25 +206,32 @@ class Training:
         finally:
             soften(network)
 
-    def _warn(self, result: dict[str, float]) -> None:
-        if not self.main:
-            return
+    def _warn(self, result: dict[str, Any]) -> None:
+        """Say once in words when training freezes, or when what is shipped stays behind."""
         epoch, epochs = self.state.epoch, self.settings.epochs
         if result["frozen"] > MOSTLY_FROZEN and epoch < epochs:
-            self.display.warn(
-                f"{result['frozen']:.0%} of the latent weights have no gradient any more"
-                " (|B| < 0.001): training is frozen but for the rest"
+            self._warn_once(
+                "frozen",
+                f"{result['frozen']:.0%} of the latent weights have no gradient any more (|B| <"
+                f" {FROZEN:g}): the signs stay from here on; a method whose B is wider, as bc or"
+                " pc, goes on learning",
             )
         if result["gap"] > WIDE_GAP and epoch >= LATE * epochs:
-            self.display.warn(
+            self._warn_once(
+                "gap",
                 f"hard accuracy stays {100 * result['gap']:.1f} points below soft: what is shipped"
-                " is not yet what is trained; more epochs close the gap, or --recalibrate 100"
+                " is not yet what is trained; more epochs close the gap"
+                + ("" if self.settings.recalibrate else ", or --recalibrate 100"),
             )
+
+    def _warn_once(self, kind: str, text: str) -> None:
+        if self.main and kind not in self.warned:
+            self.display.warn(text)
+        self.warned.add(kind)
 
     def _checkpoint(self, phase: Phase) -> None:
         tensors = {f"network.{name}": t for name, t in phase.network.state_dict().items()}
         tensors |= {f"optimizer.{name}": t for name, t in saved_moments(phase.optimizer).items()}
-        tensors["random"] = torch.get_rng_state()
         state = json.dumps(asdict(self.state))
         runs.write_tensors(self.run / runs.RESUME, tensors, {"state": state})
 
@@ -228,7 +245,7 @@ class Training:
             raise BindeployError(f"`{path}` is damaged: train again") from None
 
     def _restore_network(self, network: nn.Module) -> dict[str, Tensor]:
-        """Bring back weights and random state; returns the optimizer's moments."""
+        """Bring back weights; returns the optimizer's moments."""
         if not self.tensors:
             return {}
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
@@ -240,22 +257,28 @@ class Training:
         fault = fault or misfit_of_moments(parts["optimizer"], network, self.settings)
         if fault:
             raise BindeployError(f"`{path}` does not fit its model ({fault}): train again")
-        try:
-            network.load_state_dict(parts["network"])
-            torch.set_rng_state(self.tensors["random"])
-        except (KeyError, RuntimeError, TypeError):
-            raise BindeployError(f"`{path}` is damaged: train again") from None
+        network.load_state_dict(parts["network"])
         return parts["optimizer"]
 
 
 def _check_state(state: State, settings: Settings) -> None:
     """Raise TypeError or ValueError for a state that no training of these settings can be in."""
-    if state.phase not in (FLOAT, BINARY) or not isinstance(state.metrics, list):
+    if state.phase not in (FLOAT, BINARY):
         raise ValueError(f"phase {state.phase!r}")
+    if not isinstance(state.metrics, list) or not all(map(_is_line, state.metrics)):
+        raise ValueError("metrics")
     if type(state.epoch) is not int or not 0 <= state.epoch <= settings.epochs:
         raise ValueError(f"epoch {state.epoch!r}")
-    if not math.isfinite(state.seconds) or not math.isfinite(state.float_accuracy or 0.0):
-        raise ValueError("not finite")
+    if not 0 <= state.seconds <= runs.LARGEST_NUMBER:
+        raise ValueError(f"seconds {state.seconds!r}")
+    if state.float_accuracy is not None and not 0 <= state.float_accuracy <= 1:
+        raise ValueError(f"float_accuracy {state.float_accuracy!r}")
+
+
+def _is_line(line: object) -> bool:
+    """What `_end_epoch` makes: a flat object."""
+    flat = str | int | float | None
+    return isinstance(line, dict) and all(isinstance(value, flat) for value in line.values())
 
 
 def _sentence(line: dict[str, Any], epochs: int) -> str:

@@ -36,7 +36,7 @@ def test_the_gradient_passes_inside_the_range_alone():
 
 
 def test_the_maximum_is_set_by_the_first_batch_and_follows_the_others():
-    running = torch.zeros(())
+    running = torch.tensor(activations.UNSEEN)
     activations.follow_maximum(running, torch.tensor([-4.0, 2.0]))
     assert running.item() == 4
     activations.follow_maximum(running, torch.tensor([2.0]))
@@ -46,7 +46,7 @@ def test_the_maximum_is_set_by_the_first_batch_and_follows_the_others():
 def test_a_layer_moves_its_range_in_training_alone_and_keeps_it_with_its_weights():
     layer = BinaryLinear(2, 2, mode="bw8")
     layer.eval()(torch.tensor([[3.0, 1.0]]))
-    assert layer.input_maximum == 0
+    assert layer.input_maximum == activations.UNSEEN
     layer.train()(torch.tensor([[3.0, 1.0]]))
     assert layer.input_maximum == 3
     assert layer.state_dict()["input_maximum"] == 3
@@ -64,3 +64,10 @@ def test_hard_and_soft_layers_quantize_alike():
     unquantized = BinaryConv2d(3, 4, 3, padding=1, method="bc", mode="bw")
     unquantized.load_state_dict({"weight": layer.weight, "bias": layer.bias})
     assert not torch.allclose(unquantized(4 * x), soft, atol=1e-3)
+
+
+def test_the_hardtanh_of_the_zoo_has_one_range():
+    x = torch.tensor([-3.0, 0.5, 2.0], requires_grad=True)
+    assert activations.Hardtanh()(x).tolist() == [-1, 0.5, 1]
+    with pytest.raises(TypeError):
+        activations.Hardtanh(-2.0, 2.0)

@@ -270,6 +270,14 @@ def test_frozen_share_counts_weights_without_a_gradient():
     assert frozen_share(layer) == 0.5
 
 
+def test_frozen_share_looks_at_the_weights_that_b_sees():
+    layer = BinaryLinear(4, 1, method="ir-net")
+    layer.weight.data = torch.tensor([[0.0201, 0.0199, 0.01, 0.03]])
+    set_sharpness(layer, 10.0)
+    assert layer.quantizer.B(layer.weight, 10.0).min() > 1
+    assert frozen_share(layer) == 0.5
+
+
 class Odd(nn.Module):
     """Shared, nested, listed, subclassed and transposed layers."""
 
@@ -341,6 +349,12 @@ def test_binarize_takes_a_quantizer_of_ones_own():
     own = Quantizer("own", quantizers.sign, quantizers.one)
     model = binarize(nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), own)
     assert model[1].quantizer is own
+
+
+def test_binarize_in_full_precision_leaves_the_model_as_it_is():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    assert binarize(model, "fp") is model
+    assert [type(layer) for layer in harden(model)] == [nn.Linear] * 3
 
 
 @pytest.mark.parametrize(

@@ -40,3 +40,14 @@ def test_values_and_gradients_are_those_of_a_padded_copy(options, channels_last)
     expected.backward(gradient)
     for mine, theirs in zip(found, [x.grad, layer.weight.grad, layer.bias.grad], strict=True):
         assert torch.allclose(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_an_image_without_a_batch_and_a_batch_without_an_image_are_padded_alike():
+    layer = BinaryConv2d(3, 4, 3, padding=1, method="bnn++")
+    image = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(layer(image), layer(image[None])[0], rtol=0, atol=1e-6)
+    layer(image).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+    layer.zero_grad()
+    layer(torch.zeros(0, 3, 5, 5)).sum().backward()
+    assert not layer.weight.grad.any()

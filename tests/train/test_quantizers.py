@@ -475,3 +475,17 @@ def test_the_tables_are_read_without_torch():
         "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("rounding", "up", "unknown rounding of `own` `up`: choose from None, nearest, stochastic"),
+        ("gradient_at", "x", "unknown gradient_at of `own` `x`: choose from w, u"),
+        ("schedule", "x", "unknown schedule of `own` `x`"),
+        ("clip", -1.0, "clip `-1.0` of `own`: give a number above 0"),
+    ],
+)
+def test_a_quantizer_that_says_what_nobody_does_is_refused(field, value, message):
+    with pytest.raises(BindeployError, match=message):
+        Quantizer("own", quantizers.sign, quantizers.one, **{field: value})

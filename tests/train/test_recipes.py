@@ -114,7 +114,7 @@ SCHEDULES = {
     "imagenet-bi-real-18-bi-real-bwa": {"epochs": 256, "batch_size": 512, "label_smoothing": 0.1},
     "imagenet-reactnet-a-bi-real-bwa": {"epochs": 128, "teacher": "twin", "distillation": 1.0},
     "imagenet-quicknet-large-bnn-bwa": {"epochs": 600, "batch_size": 2048, "warmup": 5.0},
-    "fashion-mnist-tiny-ptb-bwa": {"epochs": 5, "recalibrate": 100, "float_twin": False},
+    "fashion-mnist-tiny-ptb-bwa": {"epochs": 3, "recalibrate": 100, "float_twin": False},
 }
 
 

@@ -87,6 +87,16 @@ def test_soft_values_are_the_saturated_ones_and_the_gradient_that_of_exact_sums(
         assert torch.allclose(harden(layer)(x), y)
 
 
+def test_random_weights_are_drawn_once_a_step():
+    layer = BinaryLinear(20, 3, bias=False, method="bc-stochastic", mode="bwaa")
+    torch.nn.init.zeros_(layer.weight)
+    x = torch.full((1, 20), 0.5, requires_grad=True)
+    y = layer(x)
+    for column in range(3):
+        (drawn,) = torch.autograd.grad(y[0, column], x, retain_graph=True)
+        assert drawn.sum() == y[0, column]
+
+
 def test_hard_layer_is_its_integers_times_scale_plus_bias():
     layer = BinaryConv2d(200, 8, 3, padding=1, mode="bwaa")
     torch.nn.init.constant_(layer.weight[0], 0.1)

@@ -17,6 +17,7 @@ from bindeploy.train.evaluate import accuracy
 from bindeploy.train.layers import binary_layers
 from bindeploy.train.loop import train
 from bindeploy.train.quantizers import Quantizer
+from bindeploy.train.to_onnx import from_run
 
 
 def quick(out: Path, **arguments):
@@ -98,7 +99,7 @@ def test_a_run_says_what_it_was(finished):
     ]
     assert lines[-1]["hard_accuracy"] == description["hard_accuracy"]
     assert {"soft_accuracy", "frozen", "loss", "seconds"} <= lines[-1].keys()
-    assert {"flips", "gap"} <= lines[-1].keys()
+    assert {"flip_ratio", "gap"} <= lines[-1].keys()
     assert {path.name for path in finished.iterdir()} == set(runs.FILES) - {runs.RESUME}
 
 
@@ -107,6 +108,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path,
     assert same(weights(tmp_path / "a"), weights(finished))
     quick(tmp_path / "b", float_twin=False, seed=1)
     assert not same(weights(tmp_path / "b"), weights(finished))
+
+
+@pytest.mark.parametrize("method", ["sr", "bc-stochastic"])
+def test_methods_that_draw_at_random_resume_alike(tmp_path, monkeypatch, method):
+    options = {"method": method, "float_twin": False, "epochs": 2}
+    quick(tmp_path / "whole", **options)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            quick(tmp_path / "run", **options)
+    torch.rand(7)  # whatever else draws between
+    quick(tmp_path / "run", **options, resume=True)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3, 4])
@@ -148,11 +162,14 @@ def test_an_interrupted_run_is_not_overwritten_and_not_resumed_with_other_argume
         quick(run, resume=True)
 
 
-def test_a_finished_run_is_resumed_to_its_result_and_replaced_by_a_new_one(tmp_path):
+def test_a_finished_run_is_resumed_to_its_result_and_never_replaced(tmp_path):
     run = tmp_path / "run"
     first = quick(run, float_twin=False, epochs=1)
     assert quick(run, float_twin=False, epochs=1, resume=True) == first
-    assert quick(run, float_twin=False, epochs=1, seed=1)["seed"] == 1
+    before = weights(run)
+    with pytest.raises(BindeployError, match="holds a finished run: delete it, or choose another"):
+        quick(run, float_twin=False, epochs=1, seed=1)
+    assert same(weights(run), before)
 
 
 def test_a_quantizer_of_ones_own_is_trained_and_loaded(tmp_path):
@@ -237,6 +254,8 @@ def test_full_precision_is_a_method_and_a_teacher_and_a_start(tmp_path):
     network, _ = runs.load_run(teacher)
     assert accuracy(network, load("digits")) == result["float_accuracy"]
     assert not list(binary_layers(network))
+    with pytest.raises(BindeployError, match="is of full precision, with nothing to pack"):
+        from_run(teacher)
     again, _ = runs.load_float(teacher)
     assert same(again.state_dict(), network.state_dict())
 
@@ -300,7 +319,7 @@ def test_options_reach_the_network_and_are_loaded_with_the_run(tmp_path):
     layers = dict(binary_layers(network))
     assert "fc" in layers and "conv0" not in layers
     assert all(
-        layer.shift is not None and layer.alpha == "power-of-two" for layer in layers.values()
+        layer.shift is not None and layer.scale_name == "power-of-two" for layer in layers.values()
     )
     assert accuracy(network, load("digits")) == metadata["hard_accuracy"]
 
@@ -328,13 +347,13 @@ def test_metrics_count_flips_and_a_frozen_network_or_an_open_gap_is_said_in_word
     quick(tmp_path / "frozen", method=sharp, float_twin=False)
     assert "have no gradient any more (|B| < 0.001)" in capfd.readouterr().err
     lines = [json.loads(x) for x in (tmp_path / "frozen" / runs.METRICS).read_text().splitlines()]
-    assert [line["flips"] for line in lines] == [0, 0, 0]
+    assert [line["flip_ratio"] for line in lines] == [0, 0, 0]
     assert [line["frozen"] for line in lines] == [1, 1, 1]
     quick(tmp_path / "gap", method="ptb", float_twin=False, limit=None)
     err = capfd.readouterr().err
     assert "points below soft: what is shipped is not yet what is trained" in err
     lines = [json.loads(x) for x in (tmp_path / "gap" / runs.METRICS).read_text().splitlines()]
-    assert lines[-1]["gap"] > 0.02 and lines[0]["flips"] > 0
+    assert lines[-1]["gap"] > 0.02 and lines[0]["flip_ratio"] > 0
 
 
 @pytest.mark.parametrize(
@@ -343,6 +362,8 @@ def test_metrics_count_flips_and_a_frozen_network_or_an_open_gap_is_said_in_word
         ({"teacher": "nowhere"}, "`nowhere` is no run"),
         ({"init": "nowhere"}, "`nowhere`"),
         ({"skip": ["conv9"]}, "skip `conv9` fits no layer"),
+        ({"method": "xnor", "scale": "none"}, "gradient of method `xnor` goes with scale `filter`"),
+        ({"method": "fp", "recalibrate": 5}, "recalibrate `5`: method `fp` trains full precision"),
         ({"optimizer": "bop"}, "optimizer `bop` flips signs, which method `bnn\\+\\+` does not"),
         ({"image_size": 2}, "image size `2` is too small"),
     ],

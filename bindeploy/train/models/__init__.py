@@ -132,8 +132,8 @@ def build(
 
     With `method=None` no layer is binary: the full-precision twin. `nonlinearity` names a row of
     `nonlinearity.NONLINEARITIES` (None: the mode's own). Other arguments (`skip`, `scale`,
-    `learned_shift`) go to `layers.binarize`; what the model itself wants in float (its attribute
-    `float_layers`, patterns of names) stays so. Unknown names raise BindeployError.
+    `learned_shift`) go to `binarization.binarize`; what the model itself wants in float (its
+    attribute `float_layers`, patterns of names) stays so. Unknown names raise BindeployError.
     """
     module, attribute = check(name).constructor.split(":")
     constructor = getattr(import_module(f"{__name__}.{module}"), attribute)
