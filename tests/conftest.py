@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,11 @@ def digits_bundle(digits_run) -> Path:
     result = invoke("export", digits_run, "--target", "host", "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """Shells start jobs in the background with Ctrl-C ignored, and every program hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from bindeploy.train import operators
-from bindeploy.train.quantizers import Function, sign
+from bindeploy.train.quantizers import Function, clip_mask, sign
 
 LARGEST_INTEGER = 127
 UNSEEN = -1.0
@@ -29,7 +31,16 @@ class _Signed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
+        if ctx.B is clip_mask:  # the same numbers in one pass
+            return torch.ops.aten.hardtanh_backward(gradient, x, *_beyond_one(x.dtype)), None, None
         return ctx.B(x, ctx.mu) * gradient, None, None
+
+
+@cache
+def _beyond_one(dtype: torch.dtype) -> tuple[float, float]:
+    """The numbers next to -1 and 1 on the far side: what lies strictly between is |x| <= 1."""
+    beyond = 1 + torch.finfo(dtype).eps
+    return -beyond, beyond
 
 
 def signed(x: Tensor, backward: Function, mu: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from bindeploy.errors import BindeployError
 from bindeploy.train import activations
 from bindeploy.train.layers import BinaryConv2d, BinaryLinear
+from bindeploy.train.quantizers import clip_mask
 from bindeploy.train.states import harden, soften
 
 
@@ -71,3 +72,14 @@ def test_the_hardtanh_of_the_zoo_has_one_range():
     assert activations.Hardtanh()(x).tolist() == [-1, 0.5, 1]
     with pytest.raises(TypeError):
         activations.Hardtanh(-2.0, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_clipped_gradient_of_a_sign_is_the_mask_times_the_gradient(dtype):
+    one = torch.ones((), dtype=dtype)
+    edges = [torch.nextafter(one, one * 2), one, torch.nextafter(one, one * 0), one * 0]
+    x = torch.stack([*edges, *(-edge for edge in edges), one * 3]).requires_grad_()
+    gradient = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).to(dtype)
+    activations.signed(x, clip_mask, 1.0).backward(gradient)
+    assert x.grad is not None
+    assert torch.equal(x.grad, clip_mask(x) * gradient)
