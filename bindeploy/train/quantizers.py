@@ -34,7 +34,8 @@ def sign(u: Tensor, mu: float = 1.0) -> Tensor:
 
     Comparing into floats, not into booleans that become floats, takes a fifth of the time.
     """
-    return torch.ge(u.detach(), 0, out=torch.empty_like(u)).mul_(2).sub_(1)
+    positive = torch.ge(u.detach(), 0, out=torch.empty_like(u))
+    return torch.add(u.new_full((), -1.0), positive, alpha=2, out=positive)
 
 
 def stochastic_sign(u: Tensor, mu: float = 1.0) -> Tensor:
