@@ -129,8 +129,11 @@ class _Binary(nn.Module):
         return x if self.shift is None else x + self._by_channel(self.shift)
 
     def _by_channel(self, values: Tensor) -> Tensor:
-        """`values`, one a channel, in a shape that broadcasts over inputs and outputs."""
-        raise NotImplementedError
+        """`values`, one a channel, in a shape that broadcasts over inputs and outputs.
+
+        A channel is followed by as many axes in them as in the weight [F, C, ...].
+        """
+        return values.view(-1, *[1] * (self._latent().dim() - 2))
 
     def _alpha_by_filter(self) -> Tensor:
         return self.filter_scale().view(-1, *[1] * (self._latent().dim() - 1))
@@ -252,9 +255,6 @@ class BinaryConv2d(_Binary, nn.Conv2d):
         geometry = list(self.stride), self.pads, list(self.dilation), self.groups, self.pad_value
         return operators.signed_conv2d(signs, weight, *geometry).round().to(torch.int32)
 
-    def _by_channel(self, values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1)
-
 
 class BinaryLinear(_Binary, nn.Linear):
     """nn.Linear with one-bit weights: x [..., C] -> [..., F]. See `BinaryConv2d`."""
@@ -304,9 +304,6 @@ class BinaryLinear(_Binary, nn.Linear):
         exact = self.mode.accumulator_bits is None
         product = (functional.linear if exact else saturation.linear)(signs, weight)
         return product.round().to(torch.int32)
-
-    def _by_channel(self, values: Tensor) -> Tensor:
-        return values
 
 
 class BinarySign(nn.Module):
