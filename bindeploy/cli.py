@@ -222,25 +222,27 @@ def _note(line: str) -> None:
 @as_json
 def convert(source: Path, destination: Path, explain: bool, as_json: bool) -> None:
     """Pack the binary layers of an ONNX file into bits."""
-    from bindeploy.convert import explain as explanation
     from bindeploy.convert import pipeline
     from bindeploy.emit import onnx as portable
 
     if destination.exists() and source.exists() and destination.samefile(source):
         raise BindeployError(f"`{destination}` is the source itself: give another name to write to")
-    before = pipeline.load(source)
-    after = pipeline.convert(pipeline.load(source))
-    portable.save(after, destination)
-    layers = [layer.__dict__ for layer in explanation.explain(before, after)]
+    model = pipeline.load(source)
+    conversion = pipeline.run(model)
+    layers = [layer.__dict__ for layer in conversion.layers]
+    packed = sum(layer["binarized"] for layer in layers)
+    if packed:
+        portable.save(conversion.model, destination)
     if as_json:
         _print_json({"layers": layers})
     elif explain:
         from bindeploy import tables
 
         tables.explain(layers, _console())
-    else:
-        packed = sum(layer["binarized"] for layer in layers)
+    elif packed:
         click.echo(f"{destination}: {packed} of {len(layers)} layers packed into bits")
+    if not packed:
+        raise pipeline.nothing_binarized(model, conversion)
 
 
 @main.command()

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from bindeploy.convert import notes
+
 
 def read(value: ir.Value | None) -> NDArray | None:
     """The array of a constant value; None for a computed or absent one."""
@@ -42,9 +44,10 @@ def remove_unused(graph: ir.Graph) -> None:
 
 
 def replace(old: ir.Node, new: ir.Node) -> None:
-    """Put `new` in the place of `old` in its graph; readers of the one output read the new one."""
+    """Put `new` in the place of `old` in its graph, with its notes; who read `old` reads `new`."""
     graph = old.graph
     assert graph is not None, "a pass replaces nodes of a graph"
+    notes.carry(old, new)
     ir.convenience.replace_nodes_and_values(graph, old, [old], [new], old.outputs[:1], new.outputs)
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from bindeploy.convert import constants, dialect
-from bindeploy.convert.inspect import inspect, is_binary_layer, is_layer
-from bindeploy.convert.name_layers import NameLayers
+from bindeploy.convert import constants, notes
+from bindeploy.convert.inspect import Row, inspect, is_binary_layer, is_layer
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the unconverted graph: the rule that binarized it, or why it stayed float.
+    """A layer of the source graph: the rule that binarized it, or the reason why it stayed float.
 
-    `op`, `macs` (for one image) and `bytes` (of its constants) are those after conversion.
+    `op`, `macs` (for one image) and `bytes` (of its constants) are those after conversion; a layer
+    for which several nodes stand is counted whole.
     """
 
     name: str
@@ -28,44 +29,39 @@ class Layer:
     bytes: int
 
 
-def explain(before: ir.Model, after: ir.Model) -> list[Layer]:
-    """An entry for each Conv, Gemm, MatMul, latent and packed layer of `before`, in order."""
-    before = before.clone()
-    NameLayers()(before)
-    costs = {row["name"]: row for row in inspect(after)["layers"]}
-    converted = {node.name: node for node in after.graph}
-    entries = []
-    for node in before.graph:
-        name = node.name or ""
-        if not is_layer(node) or name not in costs:
-            continue
-        binarized = is_binary_layer(converted[name])
-        entries.append(
-            Layer(
-                name=name,
-                op=converted[name].op_type,
-                binarized=binarized,
-                rule=_rule(node, converted) if binarized else None,
-                reason=None if binarized else _reason(node),
-                macs=costs[name]["binary_macs"] + costs[name]["float_macs"],
-                bytes=costs[name]["bytes"],
-            )
-        )
-    return entries
+def explain(model: ir.Model) -> list[Layer]:
+    """An entry for each layer of the source, in order, from the notes that the passes left."""
+    costs = {row["name"]: row for row in inspect(model)["layers"]}
+    parts: dict[str, list[ir.Node]] = defaultdict(list)
+    for node in model.graph:
+        if is_layer(node) and node.name in costs:
+            parts[node.metadata_props.get(notes.LAYER, str(node.name))].append(node)
+    return [
+        _entry(name, nodes, [costs[str(node.name)] for node in nodes])
+        for name, nodes in parts.items()
+    ]
 
 
-def _rule(node: ir.Node, converted: dict[str | None, ir.Node]) -> str:
+def _entry(name: str, nodes: list[ir.Node], rows: list[Row]) -> Layer:
+    first = nodes[0]
+    binarized = is_binary_layer(first)
+    return Layer(
+        name=name,
+        op=first.op_type,
+        binarized=binarized,
+        rule=_rule(first) if binarized else None,
+        reason=None if binarized else _reason(first),
+        macs=sum(row["binary_macs"] + row["float_macs"] for row in rows),
+        bytes=sum(row["bytes"] for row in rows),
+    )
+
+
+def _rule(node: ir.Node) -> str:
     """How the layer came to its bits: `latent BinaryConv2d, thresholded with bn1`."""
+    said = node.metadata_props.get(notes.RULE, f"already a {node.op_type}")
     input_bits = _integer_bits(node.inputs[0])
-    start = "already a" if node.domain == dialect.DOMAIN else "latent"
-    start = f"{start} {node.op_type}" + (f", {input_bits}-bit input" if input_bits else "")
-    if node.domain == dialect.DOMAIN:
-        return start
-    normalization = _normalization_after(node)
-    fused = normalization is not None and normalization not in converted
-    if converted[node.name].op_type.endswith("Threshold"):
-        return f"{start}, thresholded with {normalization}" if fused else f"{start}, thresholded"
-    return f"{start}, {normalization} in its scale and bias" if fused else start
+    first, *rest = said.split(", ")
+    return ", ".join([first, f"{input_bits}-bit input", *rest]) if input_bits else said
 
 
 def _integer_bits(value: ir.Value | None) -> int | None:
@@ -77,21 +73,10 @@ def _integer_bits(value: ir.Value | None) -> int | None:
     return 8 * zero.dtype.itemsize if zero is not None else None
 
 
-def _normalization_after(node: ir.Node) -> str | None:
-    """The name of the first batch normalization after the layer, before its way forks."""
-    uses = node.outputs[0].uses()
-    while len(uses) == 1:
-        ((reader, _),) = uses
-        if reader.op_type == "BatchNormalization":
-            return reader.name
-        if reader.op_type not in ("MaxPool", "Identity", "Dropout"):
-            return None
-        uses = reader.outputs[0].uses()
-    return None
-
-
 def _reason(node: ir.Node) -> str:
-    """Why a standard layer keeps its floats."""
+    """Why a standard layer keeps its floats: what a pass said of it, or what its weights are."""
+    if notes.REASON in node.metadata_props:
+        return node.metadata_props[notes.REASON]
     weight = constants.read(node.inputs[1])
     if weight is None:
         return "both factors are computed"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnxscript.optimizer import fold_constants
 
-from bindeploy.convert import constants, dialect
+from bindeploy.convert import constants, dialect, notes
 from bindeploy.convert.dialect_reference import pack_filters
 from bindeploy.errors import BindeployError
 
@@ -61,13 +61,8 @@ def _pack(graph: ir.Graph, node: ir.Node) -> None:
         for name, array in (("bits", pack_filters(weight)), ("scale", scale), ("bias", bias))
     ]
     attributes = {"channels": ir.AttrInt64("channels", weight.shape[1]), **node.attributes}
-    constants.replace(
-        node,
-        ir.node(
-            node.op_type,
-            [x, *packed],
-            attributes=attributes,
-            domain=dialect.DOMAIN,
-            name=node.name,
-        ),
+    bits = ir.node(
+        node.op_type, [x, *packed], attributes=attributes, domain=dialect.DOMAIN, name=node.name
     )
+    constants.replace(node, bits)
+    notes.rule(bits, f"latent {node.op_type}")

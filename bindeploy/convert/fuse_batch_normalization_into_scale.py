@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
-from bindeploy.convert import batch_normalization, constants, dialect
+from bindeploy.convert import batch_normalization, constants, dialect, notes
 from bindeploy.convert.batch_normalization import BatchNormalization
 from bindeploy.convert.fuse_batch_normalization_into_threshold import channels_are_axis_one
 
@@ -115,6 +115,8 @@ def _replace(
         name=node.name,
     )
     end = normalization.node
+    notes.carry(node, fused)
+    notes.rule(fused, f"{end.name} in its scale and bias")
     ir.convenience.replace_nodes_and_values(
         graph, end, [end, node], [fused], end.outputs[:1], fused.outputs
     )

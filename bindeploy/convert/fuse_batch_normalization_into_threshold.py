@@ -27,7 +27,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
-from bindeploy.convert import batch_normalization, constants, dialect
+from bindeploy.convert import batch_normalization, constants, dialect, notes
 from bindeploy.convert.batch_normalization import BatchNormalization
 from bindeploy.convert.sign_flow import only_signs_are_read
 
@@ -107,7 +107,10 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
     )
     if normalization is None:
         constants.replace(node, fused)
+        notes.rule(fused, "thresholded")
     else:
+        notes.carry(node, fused)
+        notes.rule(fused, f"thresholded with {normalization.node.name}")
         old = [normalization.node, node]
         values = normalization.node.outputs[:1]
         ir.convenience.replace_nodes_and_values(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import onnx
 import onnx.version_converter
@@ -13,6 +14,7 @@ from onnx_ir.passes import InPlacePass
 
 from bindeploy.convert import dialect
 from bindeploy.convert.drop_clip_before_sign import DropClipBeforeSign
+from bindeploy.convert.explain import Layer, explain
 from bindeploy.convert.fold_latent_weights import FoldLatentWeights
 from bindeploy.convert.fuse_batch_normalization_into_scale import FuseBatchNormalizationIntoScale
 from bindeploy.convert.fuse_batch_normalization_into_threshold import (
@@ -42,23 +44,51 @@ LARGEST_TENSOR = 2**28
 """Numbers of one tensor of one image, or of one constant."""
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model, and what became of each layer of the one it was made from."""
+
+    model: ir.Model
+    layers: list[Layer]
+
+
 def convert(model: ir.Model) -> ir.Model:
-    """A new model in which every latent binary layer is packed; `model` is left as it is.
+    """A new model in which every binary layer is packed; `model` is left as it is.
 
     The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses,
     and nothing of the exporter's metadata. A converted model comes back unchanged. Raises
     BindeployError when the model has no binary layer, or one breaks the dialect's contract.
     """
-    if not any("bits" in op.inputs or "weight" in op.inputs for _, op in dialect.layers(model)):
-        raise BindeployError(
-            f"`{source(model)}` has no binary layer: train it with bindeploy.binarize(model), or "
-            f"export its layers as operators of domain `{dialect.LATENT}`"
-        )
+    conversion = run(model)
+    if not any(layer.binarized for layer in conversion.layers):
+        raise nothing_binarized(model, conversion)
+    return conversion.model
+
+
+def nothing_binarized(model: ir.Model, conversion: Conversion) -> BindeployError:
+    """What to say of a model of which every layer stays in float, with the last layer's reason."""
+    last = conversion.layers[-1:]
+    why = f" (`{last[0].name}`: {last[0].reason})" if last else ""
+    return BindeployError(
+        f"`{source(model)}` has no binary layer{why}: train it with bindeploy.binarize(model), or "
+        f"export its layers as operators of domain `{dialect.LATENT}`"
+    )
+
+
+def run(model: ir.Model) -> Conversion:
+    """As `convert`, with what became of each layer; a model without binary layers is no error."""
     converted = prepare(model)
     for make in PIPELINE:
         _run(make(), converted)
         dialect.verify(converted)
-    return _finish(converted)
+    _remove_unused(converted)
+    layers = explain(converted)
+    return Conversion(_finish(converted), layers)
+
+
+def _remove_unused(model: ir.Model) -> None:
+    _run(common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), model)
+    _run(common.RemoveUnusedNodesPass(), model)
 
 
 def _run(step: InPlacePass, model: ir.Model) -> None:
@@ -119,8 +149,6 @@ def _to_opset(model: ir.Model, name: str) -> ir.Model:
 
 def _finish(model: ir.Model) -> ir.Model:
     for step in (
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from bindeploy.convert.explain import explain
 from bindeploy.convert.inspect import inspect
-from bindeploy.convert.pipeline import convert
+from bindeploy.convert.pipeline import convert, run
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def network(sketch):
 
 def test_each_layer_has_its_rule_or_its_reason(network):
     packed = convert(network)
-    layers = {layer.name: layer for layer in explain(network, packed)}
+    layers = {layer.name: layer for layer in run(network).layers}
     assert {name: layer.rule or layer.reason for name, layer in layers.items()} == {
         "stem": "first layer: weights are float",
         "a": "latent BinaryConv2d, thresholded with bn_a",
@@ -39,7 +38,7 @@ def test_each_layer_has_its_rule_or_its_reason(network):
     assert all((layer.rule is None) == (not layer.binarized) for layer in layers.values())
     assert layers["a"].macs == 40 * 4 * 4 * 6 * 9
     assert layers["a"].bytes == 40 * 9 * 4 + 40 * (4 + 1)
-    again = [layer.rule for layer in explain(packed, convert(packed)) if layer.binarized]
+    again = [layer.rule for layer in run(packed).layers if layer.binarized]
     assert again[0] == "already a BinaryConv2dThreshold"
 
 
