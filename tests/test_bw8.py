@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from bindeploy import Session, binarize
 from bindeploy.bundle import from_source, verify
-from bindeploy.convert import convert, dialect
+from bindeploy.convert import convert, dialect, pipeline
 from bindeploy.convert.engines import onnxruntime_run, run_numpy, run_onnxruntime
 from bindeploy.convert.float_twin import float_twin, layers
 from bindeploy.convert.golden import MARGIN, margins, select
 from bindeploy.convert.inspect import inspect
-from bindeploy.convert.pipeline import run
 from bindeploy.emit.plan import lower
 from bindeploy.errors import BindeployError
 from bindeploy.train import operators
@@ -298,10 +297,10 @@ def test_layers_that_round_one_tensor_alike_share_the_op():
 
 
 def test_explain_and_inspect_speak_of_the_input(road):
-    explained = [layer for layer in run(road.latent).layers if layer.binarized]
+    explained = [layer for layer in pipeline.run(road.latent).layers if layer.binarized]
     assert len(explained) == len(road.activations)
     assert all(layer.rule.startswith(f"latent {layer.op}, 8-bit input") for layer in explained)
-    again = [layer.rule for layer in run(road.packed).layers if layer.binarized]
+    again = [layer.rule for layer in pipeline.run(road.packed).layers if layer.binarized]
     assert again == [f"already a {layer.op}, 8-bit input" for layer in explained]
     rows = {row["name"]: row for row in inspect(road.packed)["layers"]}
     for layer in explained:
