@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 
 from bindeploy import Bundle, Session
 
@@ -43,3 +44,14 @@ def test_a_session_classifies_a_batch_like_the_golden_vectors(digits_bundle):
         (logits,) = session.run(None, {name: golden.inputs})
     assert np.array_equal(logits.argmax(1), golden.logits.argmax(1))
     assert len(golden.inputs) > 1
+
+
+def test_the_file_says_where_it_comes_from(digits_run, digits_bundle):
+    record = json.loads((digits_run / "run.json").read_text())
+    said = {
+        prop.key: prop.value for prop in onnx.load(Bundle.open(digits_bundle).model).metadata_props
+    }
+    assert said["bindeploy.method"] == record["arguments"]["method"]
+    assert said["bindeploy.mode"] == record["arguments"]["mode"]
+    assert float(said["bindeploy.accuracy"]) == record["hard_accuracy"]
+    assert said.get("bindeploy.commit") == record["commit"]

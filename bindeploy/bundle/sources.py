@@ -86,8 +86,11 @@ def _read_source(source: Path | str | ir.Model) -> _Source:
 
 
 def _from_run(run: Path) -> _Source:
+    from bindeploy.convert.provenance import of_run
+
     exported = _export(run)
     record = read_json(run / RUN)
+    exported.model.metadata_props.update(of_run(record))
     return _Source(
         exported.model,
         exported.candidates,

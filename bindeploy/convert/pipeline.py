@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx_ir.passes import InPlacePass
 
-from bindeploy.convert import dialect
+from bindeploy.convert import dialect, provenance
 from bindeploy.convert.drop_clip_before_sign import DropClipBeforeSign
 from bindeploy.convert.explain import Layer, explain
 from bindeploy.convert.fold_latent_weights import FoldLatentWeights
@@ -148,6 +148,7 @@ def _to_opset(model: ir.Model, name: str) -> ir.Model:
 
 
 def _finish(model: ir.Model) -> ir.Model:
+    kept = provenance.kept(model)
     for step in (
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
@@ -158,6 +159,7 @@ def _finish(model: ir.Model) -> ir.Model:
     for value in _values(model):
         value.metadata_props.clear()
         value.doc_string = None
+    model.metadata_props.update(kept)
     model.producer_name, model.producer_version = "bindeploy", None
     model.ir_version = dialect.IR_VERSION
     model.opset_imports[""] = dialect.OPSET

@@ -1,6 +1,6 @@
 """A RUN: the folder a training writes, and reads again to be resumed or exported.
 
-- `run.json`: all arguments, versions, dataset (classes, input shape, normalization), accuracies
+- `run.json`: arguments, versions, commit, dataset (classes, shape, normalization), accuracies
 - `model.safetensors`: what is shipped after the last whole epoch: latent weights, BatchNorm
   statistics (of the hard network where they are measured again); full precision with method fp
 - `float.safetensors`: the full-precision twin, where one is trained
@@ -34,6 +34,7 @@ import bindeploy
 from bindeploy.errors import BindeployError
 from bindeploy.files import failing_in_words, json_text, read_json, whole_file
 from bindeploy.train import models
+from bindeploy.train.commit import commit
 from bindeploy.train.data import Dataset, Normalization
 from bindeploy.train.quantizers import QUANTIZERS, Quantizer
 from bindeploy.train.states import harden
@@ -223,6 +224,7 @@ def describe(arguments: Metadata, dataset: Dataset, quantizer: Quantizer) -> Met
             "lightning": version("lightning"),
             "python": platform.python_version(),
         },
+        "commit": commit(),
         "arguments": arguments | {"skip": list(arguments["skip"])},
         "quantizer": {"binary": quantizer.binary, "standardize": quantizer.standardize},
         "dataset": {
