@@ -44,7 +44,7 @@ SOURCES := pyproject.toml constraints.txt $(shell find runtime -name '*.[ch]' -o
 	@touch $@
 
 .venv/.test: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cross,plot,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cross,plot,tvm,dev]'
 	@touch $@ .venv/.demo
 
 clean:

@@ -92,8 +92,9 @@ def _affine(op: Any, dot: Value, scale: Value, bias: Value) -> Value:
 def _compare(op: Any, dot: Value, threshold: Value, direction: Value) -> Value:
     """+1 iff (dot >= threshold), negated where direction is -1."""
     upward = op.Greater(op.Cast(direction, to=INT32), _constant(op, np.int32(0)))
-    agrees = op.Equal(op.GreaterOrEqual(dot, threshold), upward)
-    return op.Where(agrees, _constant(op, np.float32(1)), _constant(op, np.float32(-1)))
+    # Xor, not Equal: some engines have no Equal of booleans.
+    differs = op.Xor(op.GreaterOrEqual(dot, threshold), upward)
+    return op.Where(differs, _constant(op, np.float32(-1)), _constant(op, np.float32(1)))
 
 
 def binary_conv2d(op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value):
