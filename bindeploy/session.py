@@ -258,10 +258,14 @@ def _aligned_copy(content: bytes) -> NDArray[np.uint8]:
 
 
 def _value(name: bytes, shape: Sequence[int], rank: int | None) -> Value:
-    """[1, C, H, W] as ONNX wrote it; one pixel is [N, C] unless `rank` says otherwise."""
-    _, channels, height, width = map(int, shape)
-    flat = height * width == 1 if rank is None else rank == 2
-    sizes = (channels,) if flat else (channels, height, width)
+    """[1, C, H, W], or [1, H, W, C], as ONNX wrote it: one pixel is [N, C] unless `rank` says
+    otherwise; rank 3 has no height, where that is 1.
+    """
+    _, *sizes = map(int, shape)
+    if rank in (None, 2) and sizes[1:] == [1, 1]:
+        del sizes[1:]
+    elif rank == 3 and 1 in sizes[:2]:
+        del sizes[1 if sizes[1] == 1 else 0]
     return Value(name.decode(), ("N", *sizes))
 
 

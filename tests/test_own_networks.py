@@ -339,6 +339,29 @@ BRANCHES = {
         ),
         (3, 5, 8),
     ),
+    "concatenation": Case(
+        lambda: sequence(
+            nn.Conv2d(3, 9, 3, padding=1),
+            Residual(block(9, 9), join=concatenated),
+            *(nn.Conv2d(18, 9, 1), nn.BatchNorm2d(9), nn.Conv2d(9, 4, 1)),
+        ),
+        (3, 4, 5),
+    ),
+    "groups": Case(
+        lambda: sequence(
+            *(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)),
+            *(nn.Conv2d(8, 12, 1, groups=2), nn.Flatten(), nn.Linear(12 * 2 * 3, 4)),
+        ),
+        (3, 4, 5),
+    ),
+    "slopes and shifts": Case(
+        lambda: sequence(
+            *(nn.Conv2d(3, 9, 3), nn.PReLU(9), nn.Conv2d(9, 9, 1), nn.BatchNorm2d(9)),
+            *(nn.LeakyReLU(0.1), nn.Conv2d(9, 9, 1), nn.PReLU(9), nn.Hardsigmoid()),
+            *(nn.Flatten(), nn.BatchNorm1d(9 * 6), nn.Linear(9 * 6, 4)),
+        ),
+        (3, 4, 5),
+    ),
 }
 
 
@@ -349,27 +372,6 @@ class Refused(NamedTuple):
 
 
 REFUSED = {
-    "concatenation": Refused(
-        Case(
-            lambda: sequence(
-                nn.Conv2d(3, 9, 3, padding=1),
-                Residual(block(9, 9), join=concatenated),
-                *(nn.Conv2d(18, 9, 1), nn.BatchNorm2d(9), nn.Conv2d(9, 4, 1)),
-            ),
-            (3, 4, 5),
-        ),
-        "the runtime has no `Concat` .node `.+`.; it runs ",
-    ),
-    "groups": Refused(
-        Case(
-            lambda: sequence(
-                *(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)),
-                *(nn.Conv2d(8, 12, 1, groups=2), nn.Flatten(), nn.Linear(12 * 2 * 3, 4)),
-            ),
-            (3, 4, 5),
-        ),
-        "`1`: grouped binary convolution",
-    ),
     "tokens": Refused(
         Case(
             lambda: sequence(
@@ -388,7 +390,7 @@ REFUSED = {
             ),
             (3, 4, 5),
         ),
-        "the runtime has no `PRelu` .node `.+`.; it runs ",
+        "the runtime has no `Gelu` .node `.+`.; it runs ",
     ),
 }
 

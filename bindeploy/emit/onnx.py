@@ -26,10 +26,12 @@ def save(model: ir.Model, path: Path) -> None:
         )
     proto = ir.to_proto(model)
     proto.ir_version = IR_VERSION
+    content = proto.SerializeToString(deterministic=True)
+    del proto  # a large model is in memory often enough: here as bytes, and once in the checker
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(content)
     except onnx.checker.ValidationError as fault:
         first_line = str(fault).strip().splitlines()[0]
         raise BindeployError(f"`{path}` would be no valid ONNX file: {first_line}") from fault
     with whole_file(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        temporary.write_bytes(content)

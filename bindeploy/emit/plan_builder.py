@@ -8,17 +8,20 @@ has floats alone; the other one is inserted by the first node that reads it, onc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bindeploy.emit.plan_format import TYPE_OF, Node, Shape, Tensor, Type
+from bindeploy.emit.plan_layout import Layout
+from bindeploy.emit.plan_views import Activation, View, nhwc, written
 from bindeploy.errors import BindeployError
 
-GIVES_BITS = {"binarize", "binary_conv_threshold", "binary_max_pool"}
-CLAMPS = {"binary_conv", "binary_weight_conv", "conv", "affine", "add", "clip"}
+GIVES_BITS = {"binarize", "binary_conv_threshold", "binary_max_pool", "int8_conv_threshold"}
+RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "conv": 3}
+"""Ops that add a tensor to their result, and the input that takes it."""
+CLAMPS = {*RESIDUALS, "affine", "add", "clip", "prelu", "int8_conv"}
 """Ops that hold their result in [minimum, maximum]."""
 UNCLAMPED = {"minimum": -math.inf, "maximum": math.inf}
 
@@ -46,39 +49,6 @@ def constant_array(value: ir.Value | None) -> NDArray | None:
     return None if tensor is None else tensor.numpy()
 
 
-@dataclass
-class Activation:
-    """One picture of `shape` (C, H, W) in the plan, and the tensors that hold it.
-
-    `floats` is exact, `signs` tells floats >= 0; at least one is there. `readers` counts the node
-    inputs and graph outputs that read it in the ONNX graph.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    readers: int
-    floats: int | None = None
-    signs: int | None = None
-
-    @property
-    def features(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class View:
-    """An ONNX value: an activation seen as [N, C, H, W] or, `flat`, as [N, C * H * W]."""
-
-    activation: Activation
-    flat: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The ONNX shape after N."""
-        activation = self.activation
-        return (activation.features,) if self.flat else activation.shape
-
-
 class Builder:
     """The tensors and nodes of a plan, in the order they run."""
 
@@ -102,16 +72,21 @@ class Builder:
 
     def picture(self, node: ir.Node, index: int = 0) -> View:
         """The same, which must be [N, C, H, W]."""
-        view = self.view(node, index)
-        if view.flat:
-            raise refusal(node, f"its input is {_written(view)}; it takes [N, C, H, W]")
-        return view
+        return self._written_as(node, index, "[N, C, H, W]", Layout.CHW)
+
+    def channels_first(self, node: ir.Node, index: int = 0) -> View:
+        """The same, which must be [N, C, H, W], or [N, C, W] for a picture of height 1."""
+        return self._written_as(node, index, "[N, C, H, W] or [N, C, W]", Layout.CHW, Layout.CW)
 
     def vector(self, node: ir.Node, index: int = 0) -> View:
         """The same, which must be [N, features]."""
+        return self._written_as(node, index, "[N, features]", Layout.FLAT, Layout.FLAT_LAST)
+
+    def _written_as(self, node: ir.Node, index: int, form: str, *layouts: Layout) -> View:
         view = self.view(node, index)
-        if not view.flat:
-            raise refusal(node, f"its input is {_written(view)}; it takes [N, features]")
+        if view.layout not in layouts:
+            order = ", channels last" if view.layout.axes.startswith(("H", "W")) else ""
+            raise refusal(node, f"its input is {written(view)}{order}; it takes {form}")
         return view
 
     def array(self, node: ir.Node, index: int) -> NDArray:
@@ -169,9 +144,9 @@ class Builder:
         self,
         node: ir.Node,
         op: str,
-        inputs: tuple[int, ...],
+        inputs: tuple[int | None, ...],
         shape: tuple[int, int, int],
-        flat: bool = False,
+        layout: Layout = Layout.CHW,
         **settings,
     ) -> View:
         """Add the plan's node for an ONNX node, with an output picture of (C, H, W) `shape`."""
@@ -181,10 +156,14 @@ class Builder:
         if op in CLAMPS:
             settings = UNCLAMPED | settings
         self.add(Node(op, name_of(node), inputs, output, **settings))
-        return self.held_by(node, output, shape, flat)
+        return self.held_by(node, output, shape, layout)
 
     def held_by(
-        self, node: ir.Node, tensor: int, shape: tuple[int, int, int], flat: bool = False
+        self,
+        node: ir.Node,
+        tensor: int,
+        shape: tuple[int, int, int],
+        layout: Layout = Layout.CHW,
     ) -> View:
         """What an ONNX node gives, as a new activation that `tensor` holds."""
         name = self.tensors[tensor].name
@@ -193,12 +172,12 @@ class Builder:
             activation.signs = tensor
         else:
             activation.floats = tensor
-        return View(activation, flat)
+        return View(activation, layout)
 
-    def alias(self, node: ir.Node, view: View, flat: bool) -> View:
+    def alias(self, node: ir.Node, view: View, layout: Layout) -> View:
         """What an ONNX node gives that moves no data: its readers are readers of the activation."""
         view.activation.readers += readers(node.outputs[0]) - 1
-        return View(view.activation, flat)
+        return View(view.activation, layout)
 
     def maker(self, view: View, ops: set[str]) -> Node | None:
         """The node that made a view, if it is one of `ops` and nothing else will read the view."""
@@ -208,17 +187,29 @@ class Builder:
         made_by = self._makers.get(activation.floats)
         return made_by if made_by is not None and made_by.op in ops else None
 
+    def put_off(self, node: Node) -> None:
+        """Let a node run after all that there are; nothing may have read its output."""
+        self.nodes.remove(node)
+        self.nodes.append(node)
+
+    def forget_unused(self, *kept: int) -> list[int]:
+        """Leave out tensors that no node reads or writes, except `kept`; their numbers now."""
+        read = {tensor for node in self.nodes for tensor in (*node.inputs, node.output)}
+        used = [tensor for tensor in range(len(self.tensors)) if tensor in read or tensor in kept]
+        number = {tensor: index for index, tensor in enumerate(used)}
+        self.tensors = [self.tensors[tensor] for tensor in used]
+        for node in self.nodes:
+            node.inputs = tuple(
+                None if tensor is None else number[tensor] for tensor in node.inputs
+            )
+            node.output = number[node.output]
+        return [number[tensor] for tensor in kept]
+
+    def drop(self, node: Node) -> None:
+        """Take a node out again; nothing may have read its output."""
+        self.nodes.remove(node)
+
 
 def readers(value: ir.Value) -> int:
     """How many node inputs and graph outputs read a value."""
     return len(value.uses()) + value.is_graph_output()
-
-
-def nhwc(shape: tuple[int, int, int]) -> Shape:
-    """[1, H, W, C] of (C, H, W)."""
-    channels, height, width = shape
-    return (1, height, width, channels)
-
-
-def _written(view: View) -> str:
-    return f"[N, {', '.join(map(str, view.shape))}]"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bindeploy import bits
 from bindeploy.emit.plan_builder import Builder, View, name_of, operand, refusal
+from bindeploy.emit.plan_layout import Layout
 from bindeploy.emit.plan_window import Window, window
 
 VECTORS: dict[str, dict[str, type]] = {
@@ -25,18 +26,30 @@ VECTORS: dict[str, dict[str, type]] = {
 
 
 def conv(builder: Builder, node: ir.Node) -> View:
-    """Conv with constant weights [F, C, KH, KW] and an optional bias [F]."""
-    x = builder.picture(node)
+    """Conv with constant weights [F, C/group, KH, KW] or [F, C/group, KW]; an optional bias [F]."""
+    x = builder.channels_first(node)
     weights = builder.array(node, 1)
     channels, height, width = x.activation.shape
-    if node.attributes.get_int("group", 1) != 1:
-        raise refusal(node, "grouped convolution is not supported; the runtime has group 1")
-    if weights.ndim != 4 or weights.shape[1] != channels:
+    if weights.ndim != 1 + len(x.shape):
         raise refusal(node, f"weights {list(weights.shape)} do not fit {channels} channels")
+    group = group_of(node, x, len(weights), weights.shape[1])
     seen = window(node, weights.shape[2:], height, width)
     bias = builder.array(node, 2) if operand(node, 2) is not None else np.zeros(len(weights))
     shape = (len(weights), *seen.over(height, width))
-    return _float(builder, node, x, weights.transpose(0, 2, 3, 1), bias, seen, shape)
+    kernel = weights.reshape(*weights.shape[:2], *seen.kernel).transpose(0, 2, 3, 1)
+    return _float(builder, node, x, kernel, bias, seen, shape, x.layout, group)
+
+
+def group_of(node: ir.Node, x: View, filters: int, channels: int) -> int:
+    """The number of groups of a convolution, each of `channels` channels."""
+    group = node.attributes.get_int("group", 1)
+    if group < 1 or channels * group != x.activation.shape[0] or filters % group:
+        raise refusal(
+            node,
+            f"{group} groups of {channels} channels and {filters} filters in all "
+            f"do not fit {x.activation.shape[0]} channels",
+        )
+    return group
 
 
 def gemm(builder: Builder, node: ir.Node) -> View:
@@ -65,12 +78,12 @@ def _dense(builder: Builder, node: ir.Node, weights: NDArray, bias: NDArray) -> 
             node, f"weights {list(weights.shape)} do not fit {x.activation.features} features"
         )
     channels, height, width = x.activation.shape
-    kernel = weights.reshape(filters, channels, height, width).transpose(0, 2, 3, 1)
+    kernel = x.layout.channels_last(weights, x.activation.shape)
     if bias.size not in (1, filters):
         raise refusal(node, f"its bias has {bias.size} values for {filters} features")
     bias = np.broadcast_to(bias, filters)
     whole = Window((height, width))
-    return _float(builder, node, x, kernel, bias, whole, (filters, 1, 1), flat=True)
+    return _float(builder, node, x, kernel, bias, whole, (filters, 1, 1), Layout.FLAT)
 
 
 def _float(
@@ -81,16 +94,17 @@ def _float(
     bias: NDArray,
     seen: Window,
     shape: tuple[int, int, int],
-    flat: bool = False,
+    layout: Layout,
+    group: int = 1,
 ) -> View:
-    """A float convolution with `kernel` [F, KH, KW, C]."""
+    """A float convolution with `kernel` [F, KH, KW, C/group]."""
     name = name_of(node)
     inputs = (
         builder.floats(x, name),
         builder.constant(kernel.astype(np.float32), f"{name}/weights"),
         builder.constant(bias.astype(np.float32), f"{name}/bias"),
     )
-    return builder.result(node, "conv", inputs, shape, flat, group=1, **asdict(seen))
+    return builder.result(node, "conv", inputs, shape, layout, group=group, **asdict(seen))
 
 
 def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
@@ -98,10 +112,9 @@ def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
     x = builder.picture(node)
     packed = builder.array(node, 1)
     channels, height, width = x.activation.shape
-    if node.attributes.get_int("group", 1) != 1:
-        raise refusal(node, "grouped binary convolution is not supported; the runtime has group 1")
-    if packed.ndim != 4 or not _fits(node, packed, channels):
-        raise refusal(node, f"bits {list(packed.shape)} do not fit {channels} channels")
+    group = group_of(node, x, len(packed), node.attributes.get_int("channels", channels))
+    if packed.ndim != 4 or not _fits(node, packed, channels // group):
+        raise refusal(node, f"bits {list(packed.shape)} do not fit {channels // group} channels")
     seen = window(node, packed.shape[1:3], height, width)
     shape = (len(packed), *seen.over(height, width))
     pad_value = int(node.attributes.get_float("pad_value", 1.0))
@@ -109,7 +122,9 @@ def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
         if pad_value and any(seen.pads):
             raise refusal(node, "pad_value 1 beside float activations is not supported; use 0")
         pad_value = 0
-    return _binary(builder, node, op, x, packed, seen, shape, pad_value=pad_value)
+    return _binary(
+        builder, node, op, x, packed, seen, shape, Layout.CHW, group=group, pad_value=pad_value
+    )
 
 
 def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
@@ -121,13 +136,13 @@ def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
     if packed.ndim != 2 or not _fits(node, packed, features):
         raise refusal(node, f"bits {list(packed.shape)} do not fit {features} features")
     if height * width > 1:
-        rows = bits.unpack(packed, features).reshape(-1, channels, height, width)
-        kernel = bits.pack(rows.transpose(0, 2, 3, 1))
+        rows = bits.unpack(packed, features)
+        kernel = bits.pack(x.layout.channels_last(rows, x.activation.shape))
     else:
         kernel = packed[:, None, None, :]
     shape = (len(packed), 1, 1)
     whole = Window((height, width))
-    return _binary(builder, node, op, x, kernel, whole, shape, flat=True)
+    return _binary(builder, node, op, x, kernel, whole, shape, Layout.FLAT, group=1)
 
 
 def _fits(node: ir.Node, packed: NDArray, count: int) -> bool:
@@ -144,7 +159,7 @@ def _binary(
     kernel: NDArray,
     seen: Window,
     shape: tuple[int, int, int],
-    flat: bool = False,
+    layout: Layout,
     **settings: int,
 ) -> View:
     """Plan op `op` with packed `kernel` [F, KH, KW, row bytes]."""
@@ -156,4 +171,4 @@ def _binary(
         if vector.shape != (len(kernel),):
             raise refusal(node, f"{label} {list(vector.shape)} does not fit {len(kernel)} filters")
         inputs.append(builder.constant(vector.astype(dtype), f"{name}/{label}"))
-    return builder.result(node, op, tuple(inputs), shape, flat, group=1, **settings, **asdict(seen))
+    return builder.result(node, op, tuple(inputs), shape, layout, **settings, **asdict(seen))

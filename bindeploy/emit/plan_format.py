@@ -37,7 +37,9 @@ HEADER = np.dtype(
         ("input", "<u4"),
         ("output", "<u4"),
         ("names_bytes", "<u4"),
-        ("reserved", "<u4", 3),
+        ("input_rank", "<u4"),
+        ("output_rank", "<u4"),
+        ("reserved", "<u4"),
     ]
 )
 TENSOR = np.dtype(
@@ -125,11 +127,11 @@ class Tensor:
 
 @dataclass
 class Node:
-    """One row of the node table; fields that its op does not use are 0."""
+    """One row of the node table; fields that its op does not use are 0, absent inputs None."""
 
     op: str
     name: str
-    inputs: tuple[int, ...]
+    inputs: tuple[int | None, ...]
     output: int
     kernel: tuple[int, int] = (0, 0)
     strides: tuple[int, int] = (0, 0)
@@ -161,8 +163,8 @@ class Names:
 class Plan:
     """What the runtime loads: tensors, the nodes in the order they run, one input and one output.
 
-    The input and output tensors are [1, C, H, W]; `input_rank` and `output_rank` (2 or 4) say how
-    the ONNX model spoke of them and are not in the file.
+    The input and output tensors are [1, C, H, W], or [1, H, W, C] where the ONNX model has channels
+    last; `input_rank` and `output_rank` (2, 3 or 4) say how many axes it gave them.
     """
 
     tensors: Sequence[Tensor]
@@ -208,6 +210,8 @@ class Plan:
         header["input"] = self.input
         header["output"] = self.output
         header["names_bytes"] = len(names.bytes)
+        header["input_rank"] = self.input_rank
+        header["output_rank"] = self.output_rank
         return header.tobytes() + body
 
 
@@ -224,7 +228,9 @@ def _fill_node(row: np.void, node: Node, names: Names) -> None:
     row["op"] = opcodes()[node.op]
     row["name"] = names.offset(node.name)
     row["inputs"] = NONE
-    row["inputs"][: len(node.inputs)] = node.inputs
+    for index, tensor in enumerate(node.inputs):
+        if tensor is not None:
+            row["inputs"][index] = tensor
     row["output"] = node.output
     for name in (str(setting[0]) for setting in SETTINGS):
         row[name] = getattr(node, name)

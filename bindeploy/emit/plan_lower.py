@@ -7,14 +7,18 @@ from functools import partial
 
 import onnx_ir as ir
 
+from bindeploy.emit import plan_affine as affine
+from bindeploy.emit import plan_blocks as blocks
 from bindeploy.emit import plan_convolutions as convolutions
+from bindeploy.emit import plan_crops as crops
+from bindeploy.emit import plan_int8 as int8
 from bindeploy.emit import plan_pointwise as pointwise
 from bindeploy.emit import plan_pools as pools
 from bindeploy.emit import plan_quantization as quantization
 from bindeploy.emit import plan_shapes as shapes
-from bindeploy.emit.plan_builder import Activation, Builder, View, constant_array, name_of
-from bindeploy.emit.plan_builder import readers as readers_of
-from bindeploy.emit.plan_format import Node, Plan, Tensor, Type
+from bindeploy.emit.plan_builder import Builder, View, constant_array, name_of
+from bindeploy.emit.plan_ends import read, write
+from bindeploy.emit.plan_format import Plan
 from bindeploy.emit.plan_memory import Lifetime, place
 from bindeploy.errors import BindeployError
 
@@ -24,13 +28,17 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("", "Conv"): convolutions.conv,
     ("", "Gemm"): convolutions.gemm,
     ("", "MatMul"): convolutions.matmul,
-    ("", "BatchNormalization"): pointwise.batch_normalization,
+    ("", "BatchNormalization"): affine.batch_normalization,
     ("", "Add"): pointwise.add,
-    ("", "Sub"): pointwise.subtract,
-    ("", "Mul"): pointwise.multiply,
-    ("", "Div"): pointwise.divide,
+    ("", "Sub"): affine.subtract,
+    ("", "Mul"): affine.multiply,
+    ("", "Div"): affine.divide,
+    ("", "Neg"): affine.negate,
+    ("", "HardSigmoid"): affine.hard_sigmoid,
     ("", "Relu"): pointwise.relu,
     ("", "Clip"): pointwise.clip,
+    ("", "LeakyRelu"): pointwise.leaky_relu,
+    ("", "PRelu"): pointwise.prelu,
     ("", "Where"): pointwise.where,
     ("", "QuantizeLinear"): quantization.quantize_linear,
     ("", "DequantizeLinear"): quantization.dequantize_linear,
@@ -41,8 +49,13 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("", "Flatten"): shapes.flatten,
     ("", "Reshape"): shapes.reshape,
     ("", "Squeeze"): shapes.squeeze,
-    ("", "Slice"): shapes.slice_pixels,
-    ("", "Pad"): shapes.pad,
+    ("", "Unsqueeze"): shapes.unsqueeze,
+    ("", "Transpose"): shapes.transpose,
+    ("", "Slice"): crops.slice_picture,
+    ("", "Pad"): crops.pad,
+    ("", "Concat"): blocks.concat,
+    ("", "DepthToSpace"): blocks.depth_to_space,
+    ("", "SpaceToDepth"): blocks.space_to_depth,
     ("", "Identity"): shapes.identity,
     ("", "Dropout"): shapes.identity,
     ("bindeploy", "BinaryConv2d"): partial(convolutions.binary_conv2d, op="binary_conv"),
@@ -60,22 +73,28 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
         convolutions.binary_linear, op="binary_weight_conv"
     ),
     ("bindeploy", "BinaryMaxPool2d"): pools.binary_max_pool2d,
+    ("bindeploy", "Int8Conv2d"): partial(int8.int8_conv2d, op="int8_conv"),
+    ("bindeploy", "Int8Conv2dThreshold"): partial(int8.int8_conv2d, op="int8_conv_threshold"),
+    ("bindeploy", "Int8Linear"): partial(int8.int8_linear, op="int8_conv"),
+    ("bindeploy", "Int8LinearThreshold"): partial(int8.int8_linear, op="int8_conv_threshold"),
     ("bindeploy.latent", "BinarySign"): pointwise.binary_sign,
 }
 
 
 def lower(model: ir.Model) -> Plan:
-    """The plan of a converted model with one input [N, C, H, W] or [N, features] and one output.
+    """The plan of a converted model with one output and one input: [N, C, H, W], [N, C, L] or
+    [N, features], or [N, H, W, C] where a Transpose follows.
 
     Shapes other than N must be fixed. An op with no row in `LOWERINGS` raises BindeployError.
     """
     source = _only("input", [v for v in model.graph.inputs if v.const_value is None])
     target = _only("output", model.graph.outputs)
     builder = Builder()
-    source_tensor = _read(builder, source)
+    source_tensor = read(builder, source)
     for node in _needed(model.graph):
         builder.views[node.outputs[0]] = _lowering(node)(builder, node)
-    target_tensor = _write(builder, target)
+    target_tensor = write(builder, target)
+    source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)
     return Plan(
         builder.tensors,
@@ -83,8 +102,8 @@ def lower(model: ir.Model) -> Plan:
         source_tensor,
         target_tensor,
         arena_bytes,
-        input_rank=2 if builder.views[source].flat else 4,
-        output_rank=2 if builder.views[target].flat else 4,
+        input_rank=1 + len(builder.views[source].shape),
+        output_rank=1 + len(builder.views[target].shape),
     )
 
 
@@ -121,58 +140,19 @@ def _needed(graph: ir.Graph) -> list[ir.Node]:
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
     if node.op_type == "Where" and (source := pointwise.sign_source(node)) is not None:
         return [source]
+    if node.op_type == "Reshape" and (weave := blocks.woven(node)) is not None:
+        return [weave.source]
     inputs = node.inputs[:1] if node.op_type == "Reshape" else node.inputs
     return [value for value in inputs if value is not None and constant_array(value) is None]
 
 
-def _read(builder: Builder, source: ir.Value) -> int:
-    """The plan's input tensor, and the node that brings its channels last."""
-    name = source.name or "input"
-    if source.dtype not in (None, ir.DataType.FLOAT):
-        raise BindeployError(f"input `{name}` is {source.dtype}; a plan takes FLOAT")
-    written = [getattr(size, "value", size) for size in source.shape or []]
-    sizes = [size for size in written[1:] if isinstance(size, int) and size > 0]
-    if len(sizes) not in (1, 3) or len(sizes) != len(written) - 1:
-        raise BindeployError(
-            f"input `{name}` has shape {written}; a plan takes [N, C, H, W] or [N, features], "
-            "all but N fixed"
-        )
-    channels, height, width = (*sizes, 1, 1)[:3]
-    handed = builder.tensor(Tensor(name, Type.F32, (1, channels, height, width)))
-    op = "to_nhwc"
-    inside = builder.tensor(Tensor(f"{name}/{op}", Type.F32, (1, height, width, channels)))
-    builder.add(Node(op, f"{name}/{op}", (handed,), inside))
-    shape = (channels, height, width)
-    activation = Activation(name, shape, readers_of(source), floats=inside)
-    builder.views[source] = View(activation, flat=len(sizes) == 1)
-    return handed
-
-
-def _write(builder: Builder, target: ir.Value) -> int:
-    """The plan's output tensor, and the node that brings its channels first."""
-    name = target.name or "output"
-    if target not in builder.views:
-        raise BindeployError(f"output `{name}` does not depend on the input")
-    view = builder.views[target]
-    channels, height, width = view.activation.shape
-    if view.flat and height * width > 1:
-        raise BindeployError(
-            f"output `{name}` is a picture of {height} x {width} flattened; give it unflattened"
-        )
-    op = "to_nchw"
-    inside = builder.floats(view, name)
-    handed = builder.tensor(Tensor(name, Type.F32, (1, channels, height, width)))
-    return builder.add(Node(op, f"{name}/{op}", (inside,), handed))
-
-
 def _place_activations(builder: Builder, source: int, target: int) -> int:
     """Give every activation its offset in the arena; return the arena's bytes."""
-    first = {source: 0}
-    last = {target: len(builder.nodes)}
+    first, last = {source: 0}, {source: 0}
     for index, node in enumerate(builder.nodes):
         first.setdefault(node.output, index)
-        last.setdefault(node.output, index)
-        last |= {tensor: index for tensor in node.inputs}
+        last |= {tensor: index for tensor in (*node.inputs, node.output) if tensor is not None}
+    last[target] = len(builder.nodes)
     activations = [tensor for tensor in first]
     sizes = (builder.tensors[tensor].size for tensor in activations)
     lifetimes = [

@@ -1,4 +1,4 @@
-"""Arithmetic element by element: affine maps by channel, sums, clamps, signs."""
+"""Element by element: sums of two activations, rectifiers, clamps, signs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from bindeploy.emit.plan_affine import (
+    add_constant,
+    as_long,
+    constant_index,
+    is_unclamped,
+    vector,
+)
 from bindeploy.emit.plan_builder import (
     CLAMPS,
+    RESIDUALS,
     Builder,
     View,
     constant_array,
@@ -17,96 +25,38 @@ from bindeploy.emit.plan_builder import (
     operand,
     refusal,
 )
-
-
-def batch_normalization(builder: Builder, node: ir.Node) -> View:
-    """gamma * (x - mean) / sqrt(variance + epsilon) + beta, as one affine map."""
-    if node.attributes.get_int("training_mode", 0):
-        raise refusal(node, "training_mode is 1; export the model for inference")
-    gamma, beta, mean, variance = (
-        builder.array(node, index).astype(np.float64) for index in (1, 2, 3, 4)
-    )
-    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    x = builder.view(node, 0)
-    if not x.flat:
-        scale, beta, mean = (vector.reshape(1, -1, 1, 1) for vector in (scale, beta, mean))
-    return _affine(builder, node, x, scale, beta - mean * scale)
+from bindeploy.emit.plan_format import Node
 
 
 def add(builder: Builder, node: ir.Node) -> View:
-    """Add of a constant, or of two activations of one shape."""
-    if _constant_index(node) is not None:
-        x, constant = _split(builder, node)
-        return _affine(builder, node, x, 1, constant)
+    """Add of a constant, or of two activations of one shape.
+
+    A convolution that nothing else reads adds the other one itself: (scale * dot + bias) + other is
+    rounded as often as by a node of its own.
+    """
+    if constant_index(node) is not None:
+        return add_constant(builder, node)
     views = builder.view(node, 0), builder.view(node, 1)
     shapes = [view.activation.shape for view in views]
-    if shapes[0] != shapes[1] or views[0].flat != views[1].flat:
-        raise refusal(node, f"inputs of {shapes[0]} and {shapes[1]}; the runtime adds equal shapes")
+    if shapes[0] != shapes[1] or views[0].layout != views[1].layout:
+        first, second = (list(view.shape) for view in views)
+        raise refusal(node, f"inputs of {first} and {second}; the runtime adds equal shapes")
     name = name_of(node)
-    inputs = tuple(builder.floats(view, name) for view in views)
-    return builder.result(node, "add", inputs, shapes[0], views[0].flat)
+    inputs = [builder.floats(view, name) for view in views]
+    convolutions = [(builder.maker(view, set(RESIDUALS)), i) for i, view in enumerate(views)]
+    able = [(maker, i) for maker, i in convolutions if maker is not None and _adds_nothing(maker)]
+    if not able:
+        return builder.result(node, "add", tuple(inputs), shapes[0], views[0].layout)
+    maker, index = max(able, key=lambda one: builder.nodes.index(one[0]))
+    maker.inputs = (*maker.inputs, inputs[1 - index])
+    if inputs[1 - index] in {later.output for later in builder.nodes[builder.nodes.index(maker) :]}:
+        builder.put_off(maker)
+    return builder.held_by(node, maker.output, shapes[0], views[0].layout)
 
 
-def subtract(builder: Builder, node: ir.Node) -> View:
-    """x - constant, or constant - x."""
-    x, constant = _split(builder, node)
-    if _constant_index(node) == 0:
-        return _affine(builder, node, x, -1, constant)
-    return _affine(builder, node, x, 1, -constant)
-
-
-def multiply(builder: Builder, node: ir.Node) -> View:
-    """x * constant."""
-    x, constant = _split(builder, node)
-    return _affine(builder, node, x, constant, 0)
-
-
-def divide(builder: Builder, node: ir.Node) -> View:
-    """x / constant."""
-    x, constant = _split(builder, node)
-    if _constant_index(node) == 0 or not constant.all():
-        raise refusal(node, "the runtime divides an activation by a constant other than 0")
-    return _affine(builder, node, x, 1 / constant, 0)
-
-
-def _constant_index(node: ir.Node) -> int | None:
-    """Which of a node's two inputs is a constant."""
-    constant = [index for index in (0, 1) if constant_array(operand(node, index)) is not None]
-    return constant[0] if constant else None
-
-
-def _split(builder: Builder, node: ir.Node) -> tuple[View, NDArray[np.float64]]:
-    """The activation and the constant of a node with two inputs."""
-    index = _constant_index(node)
-    if index is None:
-        raise refusal(node, "one input must be a constant")
-    return builder.view(node, 1 - index), builder.array(node, index).astype(np.float64)
-
-
-def _affine(builder: Builder, node: ir.Node, x: View, scale: ArrayLike, bias: ArrayLike) -> View:
-    """scale * x + bias; both broadcast against x as ONNX does, constant within a channel."""
-    name = name_of(node)
-    vectors = (
-        builder.constant(_by_channel(node, x, values), f"{name}/{label}")
-        for values, label in ((scale, "scale"), (bias, "bias"))
-    )
-    inputs = (builder.floats(x, name), *vectors)
-    return builder.result(node, "affine", inputs, x.activation.shape, x.flat)
-
-
-def _by_channel(node: ir.Node, x: View, values: ArrayLike) -> NDArray[np.float32]:
-    """Vector [C] of a constant that ONNX broadcasts against x, the channel axis being axis 1."""
-    array = np.asarray(values, np.float64)
-    channels = x.activation.shape[0]
-    rank = 2 if x.flat else 4
-    spread = x.flat and x.activation.features != channels
-    shape = (1,) * (rank - array.ndim) + array.shape
-    one_a_channel = shape == (1, channels, 1, 1)[:rank] and not spread
-    if array.ndim > rank or not (array.size == 1 or one_a_channel):
-        raise refusal(
-            node, f"constant {list(array.shape)}: the runtime takes one value, or one a channel"
-        )
-    return np.broadcast_to(array.reshape(-1), channels).astype(np.float32)
+def _adds_nothing(maker: Node) -> bool:
+    """Whether a convolution has room for a residual: it adds none yet, and has no limits."""
+    return len(maker.inputs) == RESIDUALS[maker.op] and is_unclamped(maker)
 
 
 def relu(builder: Builder, node: ir.Node) -> View:
@@ -135,10 +85,46 @@ def _clamp(builder: Builder, node: ir.Node, lowest: float, highest: float) -> Vi
     if maker is None:
         inputs = (builder.floats(x, name_of(node)),)
         limits = {"minimum": lowest, "maximum": highest}
-        return builder.result(node, "clip", inputs, x.activation.shape, x.flat, **limits)
+        return builder.result(node, "clip", inputs, x.activation.shape, x.layout, **limits)
     maker.minimum = min(max(maker.minimum, lowest), highest)
     maker.maximum = min(max(maker.maximum, lowest), highest)
-    return builder.held_by(node, maker.output, x.activation.shape, x.flat)
+    return builder.held_by(node, maker.output, x.activation.shape, x.layout)
+
+
+def leaky_relu(builder: Builder, node: ir.Node) -> View:
+    """x where x >= 0, else alpha * x."""
+    return _rectify(builder, node, np.float32(node.attributes.get_float("alpha", 0.01)))
+
+
+def prelu(builder: Builder, node: ir.Node) -> View:
+    """x where x >= 0, else slope * x, the slope being a constant."""
+    return _rectify(builder, node, builder.array(node, 1))
+
+
+def _rectify(builder: Builder, node: ir.Node, slope: ArrayLike) -> View:
+    """A prelu; a shift before it that nothing else reads is its own (RPReLU of ReActNet, 2020)."""
+    x, name = builder.view(node, 0), name_of(node)
+    slopes = vector(node, x, slope)
+    shift = builder.maker(x, {"affine"})
+    before = _shift(builder, shift) if shift is not None else None
+    inputs: tuple[int | None, ...]
+    if shift is None or before is None or len(before) < len(slopes):
+        inputs = (builder.floats(x, name), builder.constant(slopes, f"{name}/slope"))
+    else:
+        builder.drop(shift)
+        slope_tensor = builder.constant(as_long(slopes, before), f"{name}/slope")
+        inputs = (shift.inputs[0], slope_tensor, shift.inputs[2])
+    return builder.result(node, "prelu", inputs, x.activation.shape, x.layout)
+
+
+def _shift(builder: Builder, affine: Node) -> np.ndarray | None:
+    """The bias of an affine map that does no more than add it."""
+    scale, bias = (
+        np.frombuffer(builder.tensors[index].constant or b"", np.float32)
+        for index in affine.inputs[1:]
+        if index is not None
+    )
+    return bias if (scale == 1).all() and is_unclamped(affine) else None
 
 
 def sign_source(node: ir.Node) -> ir.Value | None:
@@ -169,4 +155,4 @@ def binary_sign(builder: Builder, node: ir.Node) -> View:
 
 def _signs(builder: Builder, node: ir.Node, x: View) -> View:
     signs = builder.signs(x, name_of(node))
-    return builder.held_by(node, signs, x.activation.shape, x.flat)
+    return builder.held_by(node, signs, x.activation.shape, x.layout)

@@ -16,6 +16,7 @@ from bindeploy.emit.plan_builder import (
     operand,
     refusal,
 )
+from bindeploy.emit.plan_layout import Layout
 from bindeploy.emit.plan_window import Window, window
 
 COUNT_PADS = 1
@@ -24,7 +25,7 @@ COUNT_PADS = 1
 
 def max_pool(builder: Builder, node: ir.Node) -> View:
     """MaxPool; of a value that exists as signs alone, on the bits."""
-    x = builder.picture(node)
+    x = builder.channels_first(node)
     if x.activation.floats is None:
         return _pool_signs(builder, node, x, np.ones(x.activation.shape[0], np.int8))
     return _pool(builder, node, x, "max_pool", (builder.floats(x, name_of(node)),))
@@ -42,7 +43,7 @@ def binary_max_pool2d(builder: Builder, node: ir.Node) -> View:
 
 def average_pool(builder: Builder, node: ir.Node) -> View:
     """AveragePool."""
-    x = builder.picture(node)
+    x = builder.channels_first(node)
     counts_pads = node.attributes.get_int("count_include_pad", 0)
     if counts_pads and node.attributes.get_int("ceil_mode", 0):
         raise refusal(node, "count_include_pad with ceil_mode is not supported")
@@ -51,25 +52,29 @@ def average_pool(builder: Builder, node: ir.Node) -> View:
 
 
 def global_average_pool(builder: Builder, node: ir.Node) -> View:
-    """GlobalAveragePool: [N, C, H, W] -> [N, C, 1, 1]."""
-    return _average(builder, node, builder.picture(node), flat=False)
+    """GlobalAveragePool: [N, C, H, W] -> [N, C, 1, 1], [N, C, W] -> [N, C, 1]."""
+    x = builder.channels_first(node)
+    return _average(builder, node, x, x.layout)
 
 
 def reduce_mean(builder: Builder, node: ir.Node) -> View:
-    """ReduceMean over H and W."""
-    x = builder.picture(node)
+    """ReduceMean over H and W, wherever they stand."""
+    x = builder.view(node, 0)
     listed = constant_array(operand(node, 1))
     axes = listed if listed is not None else node.attributes.get_ints("axes", ())
-    if sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+    named = "N" + x.layout.axes
+    over = sorted(named[int(axis) % len(named)] for axis in axes)
+    if x.flat or over != sorted(set(named) & set("HW")):
         raise refusal(node, f"axes {list(map(int, axes))}; the runtime has the mean over H and W")
-    return _average(builder, node, x, flat=not node.attributes.get_int("keepdims", 1))
+    kept = node.attributes.get_int("keepdims", 1)
+    return _average(builder, node, x, x.layout if kept else Layout.FLAT)
 
 
-def _average(builder: Builder, node: ir.Node, x: View, flat: bool) -> View:
+def _average(builder: Builder, node: ir.Node, x: View, layout: Layout) -> View:
     channels, height, width = x.activation.shape
     inputs = (builder.floats(x, name_of(node)),)
     whole = asdict(Window((height, width)))
-    return builder.result(node, "average_pool", inputs, (channels, 1, 1), flat, **whole)
+    return builder.result(node, "average_pool", inputs, (channels, 1, 1), layout, **whole)
 
 
 def _pool_signs(builder: Builder, node: ir.Node, x: View, direction: NDArray) -> View:
@@ -82,10 +87,15 @@ def _pool(
     builder: Builder, node: ir.Node, x: View, op: str, inputs: tuple[int, ...], flags: int = 0
 ) -> View:
     channels, height, width = x.activation.shape
-    seen = window(node, node.attributes.get_ints("kernel_shape", ()), height, width)
+    kernel = node.attributes.get_ints("kernel_shape", ())
+    if len(kernel) != len(x.shape) - 1:
+        raise refusal(node, f"its kernel has {len(kernel)} axes, its input {len(x.shape) - 1}")
+    seen = window(node, kernel, height, width)
     if seen.dilations != (1, 1):
         raise refusal(node, "dilated pools are not supported")
+    if any(pad >= seen.kernel[axis % 2] for axis, pad in enumerate(seen.pads)):
+        raise refusal(node, f"pads {list(seen.pads)} must be smaller than its kernel")
     if node.attributes.get_int("ceil_mode", 0):
         seen = seen.rounded_up(height, width)
     shape = (channels, *seen.over(height, width))
-    return builder.result(node, op, inputs, shape, flags=flags, **asdict(seen))
+    return builder.result(node, op, inputs, shape, x.layout, flags=flags, **asdict(seen))

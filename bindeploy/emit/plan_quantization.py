@@ -25,7 +25,7 @@ def quantize_linear(builder: Builder, node: ir.Node) -> View:
         raise refusal(node, "the runtime runs it where DequantizeLinear alone reads its integers")
     x, name = builder.view(node, 0), name_of(node)
     inputs = (builder.floats(x, name), builder.constant(scale, f"{name}/scale"))
-    return builder.result(node, "quantize_int8", inputs, x.activation.shape, x.flat)
+    return builder.result(node, "quantize_int8", inputs, x.activation.shape, x.layout)
 
 
 def dequantize_linear(builder: Builder, node: ir.Node) -> View:
@@ -38,7 +38,7 @@ def dequantize_linear(builder: Builder, node: ir.Node) -> View:
     scale, other = _scale(builder, node).item(), _scale(builder, maker).item()
     if scale != other:
         raise refusal(node, f"its scale is {scale}, that of `{name_of(maker)}` {other}; use one")
-    return builder.alias(node, x, x.flat)
+    return builder.alias(node, x, x.layout)
 
 
 def _undoes(reader: ir.Node, index: int) -> bool:

@@ -1,81 +1,99 @@
-"""Changes of shape: flattening, cropping, padding, and ops that change nothing."""
+"""Changes of shape that move no data: the same picture, written with other axes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from bindeploy.emit.plan_builder import (
-    Builder,
-    View,
-    constant_array,
-    name_of,
-    nhwc,
-    operand,
-    refusal,
-)
-from bindeploy.emit.plan_format import Shape
-
-
-@dataclass(frozen=True)
-class Crop:
-    """y[i, j, c] = x[i * strides[0] + first[0], j * strides[1] + first[1], c - channel_offset],
-    or 0 where x ends."""
-
-    strides: tuple[int, int]
-    first: tuple[int, int]
-    channel_offset: int = 0
-
-    def stays_inside(self, before: Shape, after: Shape) -> bool:
-        """Whether every pixel of y, `after` [1, H, W, C], is a pixel of x, `before`."""
-        return all(
-            first >= 0 and (after[axis] - 1) * stride + first < before[axis]
-            for axis, stride, first in zip((1, 2), self.strides, self.first, strict=True)
-        )
-
-    def after(self, earlier: Crop) -> Crop:
-        """Both as one: i -> (i * stride + first) * earlier stride + earlier first."""
-        (down, across), (top, left) = earlier.strides, earlier.first
-        return Crop(
-            (self.strides[0] * down, self.strides[1] * across),
-            (self.first[0] * down + top, self.first[1] * across + left),
-            self.channel_offset + earlier.channel_offset,
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """The fields of a crop_pad node."""
-        pads = (-self.first[0], -self.first[1], 0, 0)
-        return {"strides": self.strides, "pads": pads, "channel_offset": self.channel_offset}
+from bindeploy.emit.plan_blocks import unweave, woven
+from bindeploy.emit.plan_builder import Builder, View, constant_array, operand, refusal
+from bindeploy.emit.plan_layout import Layout
+from bindeploy.emit.plan_views import written
 
 
 def identity(builder: Builder, node: ir.Node) -> View:
     """Identity, and Dropout in inference."""
     x = builder.view(node, 0)
-    return builder.alias(node, x, x.flat)
+    return builder.alias(node, x, x.layout)
 
 
 def flatten(builder: Builder, node: ir.Node) -> View:
-    """Flatten to [N, C * H * W]."""
+    """Flatten to [N, features]."""
     x = builder.view(node, 0)
     rank = 1 + len(x.shape)
     if node.attributes.get_int("axis", 1) % rank != 1:
         raise refusal(node, "the runtime flattens from axis 1")
-    return builder.alias(node, x, flat=True)
+    return _seen_as(builder, node, x, (x.activation.features,))
 
 
 def reshape(builder: Builder, node: ir.Node) -> View:
-    """Reshape between [N, C, H, W] and [N, C * H * W]."""
+    """Reshape to other axes of the same picture; after a Transpose, of blocks to pixels."""
+    weave = woven(node)
+    if weave is not None and weave.source in builder.views:
+        return _checked(node, unweave(builder, node, weave))
     x = builder.view(node, 0)
-    target = _target(node, x)
-    if target == (x.activation.features,):
-        return builder.alias(node, x, flat=True)
-    if target == x.activation.shape:
-        return builder.alias(node, x, flat=False)
-    raise refusal(node, f"shape {[*target]} after N; the runtime flattens to [N, features]")
+    return _seen_as(builder, node, x, _target(node, x))
+
+
+def _checked(node: ir.Node, x: View) -> View:
+    """x, which must have the shape that the Reshape asks for."""
+    listed = constant_array(operand(node, 1))
+    if listed is not None and min(listed[1:]) > 0 and tuple(map(int, listed[1:])) != x.shape:
+        raise refusal(node, f"shape {list(map(int, listed))} is not that of {written(x)}")
+    return x
+
+
+def squeeze(builder: Builder, node: ir.Node) -> View:
+    """Squeeze of the axes that are listed, or of all of size 1."""
+    x = builder.view(node, 0)
+    listed = constant_array(operand(node, 1))
+    rank = 1 + len(x.shape)
+    ones = [axis for axis, size in enumerate(x.shape, 1) if size == 1]
+    axes = ones if listed is None else [int(axis) % rank for axis in listed]
+    if not set(axes) <= set(ones):
+        raise refusal(node, f"axes {sorted(axes)} of {written(x)} are not all of size 1")
+    kept = tuple(size for axis, size in enumerate(x.shape, 1) if axis not in axes)
+    return _seen_as(builder, node, x, kept)
+
+
+def unsqueeze(builder: Builder, node: ir.Node) -> View:
+    """Unsqueeze of a line to a picture, or of features to one pixel."""
+    x = builder.view(node, 0)
+    listed = builder.array(node, 1).reshape(-1)
+    rank = 1 + len(x.shape) + len(listed)
+    axes = {int(axis) % rank for axis in listed}
+    sizes = iter(x.shape)
+    target = tuple(1 if axis in axes else next(sizes) for axis in range(1, rank))
+    return _seen_as(builder, node, x, target)
+
+
+def transpose(builder: Builder, node: ir.Node) -> View:
+    """Transpose between channels first and channels last, as other tools write it."""
+    x = builder.view(node, 0)
+    axes = node.attributes.get_ints("perm", tuple(range(len(x.shape), -1, -1)))
+    layout = x.layout.permuted(axes)
+    if layout is None:
+        raise refusal(
+            node,
+            f"perm {list(axes)} of {written(x)}; the runtime moves channels from first to last "
+            "or back",
+        )
+    return builder.alias(node, x, layout)
+
+
+def _seen_as(builder: Builder, node: ir.Node, x: View, target: tuple[int, ...]) -> View:
+    """x with the shape `target` after N, in a layout that lists its elements in the same order."""
+    picture = x.activation.shape
+    for layout in Layout:
+        same_order = layout.flattened(picture) is x.layout.flattened(picture)
+        if same_order and layout.fits(picture) and layout.of(picture) == target:
+            return builder.alias(node, x, layout)
+    raise refusal(
+        node,
+        f"{written(x)} becomes [N, {', '.join(map(str, target))}]; the runtime flattens, "
+        "and adds or drops axes of size 1",
+    )
 
 
 def _target(node: ir.Node, x: View) -> tuple[int, ...]:
@@ -94,89 +112,3 @@ def _target(node: ir.Node, x: View) -> tuple[int, ...]:
     known = math.prod(size for size in copied if size != -1)
     left = x.activation.features // known if known else 0
     return tuple(left if size == -1 else size for size in copied)
-
-
-def squeeze(builder: Builder, node: ir.Node) -> View:
-    """Squeeze of H and W, both 1, in one node or in two that follow each other."""
-    x = builder.picture(node)
-    before, after = node.inputs[0], node.outputs[0]
-    second = before is not None and _is_squeeze(before.producer())
-    left = [2] if second else [2, 3]
-    listed = constant_array(operand(node, 1))
-    axes = left if listed is None else sorted(int(axis) % (2 + len(left)) for axis in listed)
-    one_pixel = x.activation.shape[1:] == (1, 1)
-    if one_pixel and axes == left:
-        return builder.alias(node, x, flat=True)
-    half = not second and axes in ([2], [3])
-    if one_pixel and half and after.uses() and all(_is_squeeze(use.node) for use in after.uses()):
-        return builder.alias(node, x, flat=False)
-    raise refusal(
-        node,
-        f"axes {axes} of [N, {', '.join(map(str, x.shape))}]; "
-        "the runtime squeezes H and W of one pixel",
-    )
-
-
-def _is_squeeze(node: ir.Node | None) -> bool:
-    return node is not None and (node.domain, node.op_type) == ("", "Squeeze")
-
-
-def slice_pixels(builder: Builder, node: ir.Node) -> View:
-    """Slice along H and W: pixel i of the output is pixel i * step + start of x."""
-    x = builder.picture(node)
-    starts, ends = builder.array(node, 1), builder.array(node, 2)
-    axes = builder.array(node, 3) if operand(node, 3) is not None else np.arange(len(starts))
-    steps = builder.array(node, 4) if operand(node, 4) is not None else np.ones_like(starts)
-    shape = list(x.activation.shape)
-    first, stride = [0, 0, 0], [1, 1, 1]
-    for begin, end, axis, step in np.stack([starts, ends, axes, steps], axis=1).tolist():
-        along = axis % 4 - 1
-        if along < 0 or step < 1:
-            raise refusal(node, "the runtime slices H and W, forwards")
-        taken = range(x.activation.shape[along])[begin:end:step]
-        if not taken or (along == 0 and len(taken) != x.activation.shape[0]):
-            raise refusal(node, "the runtime slices H and W, and keeps every channel")
-        first[along], stride[along], shape[along] = taken[0], step, len(taken)
-    crop = Crop((stride[1], stride[2]), (first[1], first[2]))
-    return _crop_pad(builder, node, x, (shape[0], shape[1], shape[2]), crop)
-
-
-def pad(builder: Builder, node: ir.Node) -> View:
-    """Pad with zeros along C, H and W."""
-    x = builder.picture(node)
-    value = constant_array(operand(node, 2))
-    if node.attributes.get_string("mode", "constant") != "constant" or (
-        value is not None and value.any()
-    ):
-        raise refusal(node, "the runtime pads with the constant 0")
-    listed = builder.array(node, 1)
-    axes = builder.array(node, 3) if operand(node, 3) is not None else np.arange(4)
-    before, after = [0, 0, 0, 0], [0, 0, 0, 0]
-    for axis, begin, end in zip(axes.tolist(), *listed.reshape(2, -1).tolist(), strict=True):
-        before[axis % 4], after[axis % 4] = begin, end
-    if before[0] or after[0] or min(*before, *after) < 0:
-        raise refusal(node, "the runtime pads C, H and W by at least 0")
-    channels, height, width = (
-        size + before[axis] + after[axis] for axis, size in enumerate(x.activation.shape, 1)
-    )
-    crop = Crop((1, 1), (-before[2], -before[3]), before[1])
-    return _crop_pad(builder, node, x, (channels, height, width), crop)
-
-
-def _crop_pad(
-    builder: Builder, node: ir.Node, x: View, shape: tuple[int, int, int], crop: Crop
-) -> View:
-    """A crop_pad, or a crop_pad that nothing else reads made to do both."""
-    maker = builder.maker(x, {"crop_pad"})
-    if maker is not None:
-        source = builder.tensors[maker.inputs[0]].shape
-        middle = nhwc(x.activation.shape)
-        earlier = Crop(maker.strides, (-maker.pads[0], -maker.pads[1]), maker.channel_offset)
-        keeps_channels = middle[3] == source[3] or shape[0] == middle[3]
-        if keeps_channels and crop.stays_inside(middle, nhwc(shape)):
-            for setting, value in crop.after(earlier).settings().items():
-                setattr(maker, setting, value)
-            builder.tensors[maker.output].shape = nhwc(shape)
-            return builder.held_by(node, maker.output, shape)
-    inputs = (builder.floats(x, name_of(node)),)
-    return builder.result(node, "crop_pad", inputs, shape, **crop.settings())

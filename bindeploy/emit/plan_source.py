@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bindeploy.emit.plan_format import MAGIC
+import numpy as np
+
+from bindeploy.emit.plan_format import HEADER, MAGIC
 from bindeploy.errors import BindeployError
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PlanSource(NamedTuple):
-    """A plan, what to call it in an error, and the ranks of its ends if an ONNX model told them."""
+    """A plan, what to call it in an error, and the ranks of its ends if it says so."""
 
     plan: bytes
     label: str
@@ -46,12 +48,21 @@ def read(model: str | os.PathLike[str] | bytes | onnx_ir.Model) -> PlanSource:
     with path.open("rb") as file:
         start = file.read(len(MAGIC))
         content = start if start != MAGIC else start + file.read()
-    return PlanSource(content, label)
+    return _from_plan(content, label)
+
+
+def _from_plan(content: bytes, label: str) -> PlanSource:
+    """A plan as it is; what is no whole header, the runtime refuses."""
+    if len(content) < HEADER.itemsize:
+        return PlanSource(content, label)
+    header = np.frombuffer(content, HEADER, 1)[0]
+    ranks = (int(header[name]) or None for name in ("input_rank", "output_rank"))
+    return PlanSource(content, label, *ranks)
 
 
 def _from_bytes(content: bytes) -> PlanSource:
     if content.startswith(MAGIC):
-        return PlanSource(content, "the plan")
+        return _from_plan(content, "the plan")
     return _from_model(_parsed(content, "the model"), "the model")
 
 
@@ -85,5 +96,4 @@ def _from_model(model: Any, label: str) -> PlanSource:
         from bindeploy.convert.pipeline import convert
 
         model = convert(model)
-    plan = lower(model)
-    return PlanSource(plan.to_bytes(), label, plan.input_rank, plan.output_rank)
+    return _from_plan(lower(model).to_bytes(), label)

@@ -51,22 +51,29 @@ class Window:
 
 
 def window(node: ir.Node, kernel: Sequence[int], height: int, width: int) -> Window:
-    """The window that a node's attributes describe, checked to fit a picture of H x W."""
-    attributes = node.attributes
-    if len(kernel) != 2:
-        raise refusal(node, f"its kernel has {len(kernel)} axes; the runtime has 2-D windows")
+    """The window that a node's attributes describe, checked to fit a picture of H x W.
+
+    One of a single axis slides along the width of a picture of height 1.
+    """
+    attributes, axes = node.attributes, len(kernel)
+    if axes not in (1, 2):
+        raise refusal(node, f"its kernel has {axes} axes; the runtime has windows of 1 or 2")
     if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise refusal(node, "auto_pad is not supported; write the `pads`")
+    strides, dilations = (
+        attributes.get_ints(name, (1,) * axes) for name in ("strides", "dilations")
+    )
+    pads = attributes.get_ints("pads", (0,) * 2 * axes)
+    if (len(strides), len(dilations), len(pads)) != (axes, axes, 2 * axes):
+        raise refusal(node, f"strides, dilations or pads are not of {axes} axes")
     found = Window(
-        _two(kernel),
-        _two(attributes.get_ints("strides", (1, 1))),
-        _four(attributes.get_ints("pads", (0, 0, 0, 0))),
-        _two(attributes.get_ints("dilations", (1, 1))),
+        _two((1, *kernel)[-2:]),
+        _two((1, *strides)[-2:]),
+        _four(pads if axes == 2 else (0, pads[0], 0, pads[1])),
+        _two((1, *dilations)[-2:]),
     )
     if min(*found.kernel, *found.strides, *found.dilations) < 1 or min(found.pads) < 0:
         raise refusal(node, "kernel, strides and dilations must be positive, pads not negative")
-    if any(pad > found.reach(axis % 2) - 1 for axis, pad in enumerate(found.pads)):
-        raise refusal(node, f"pads {list(found.pads)} must be smaller than its kernel")
     if min(found.slack(0, height), found.slack(1, width)) < 0:
         raise refusal(node, f"its kernel is larger than the padded picture of {height} x {width}")
     return found

@@ -41,7 +41,7 @@ BD_API void bd_close(bd_model *model);
 BD_API void bd_run(bd_model *model, const float *input, float *output);
 
 typedef struct {
-    uint32_t input_shape[4]; /* [1, C, H, W] */
+    uint32_t input_shape[4]; /* [1, C, H, W], or [1, H, W, C] of a model with channels last */
     uint32_t output_shape[4];
     const char *input_name;
     const char *output_name;

@@ -55,7 +55,7 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         struct bd_step *step = &model->steps[i];
         int one_pixel = step->op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
-        if (step->op->kernel_op != NULL)
+        if (step->op->kernel_op != NULL && !bd_is_depthwise(step))
             step->kernel =
                 bd_choose(one_pixel ? step->op->one_pixel_op : step->op->kernel_op, step->op->kernel_out, isa);
         if (step->op->transform_op != NULL)

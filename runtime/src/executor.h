@@ -44,16 +44,18 @@ struct bd_window {
 /* What a convolution finds ready when it runs; NULL where it has no need. */
 struct bd_tiled {
     int filters, taps;
-    size_t blocks;          /* of NR filters, the last one filled up with zero weights */
-    size_t row_bytes;       /* one input pixel */
-    unsigned char *weights; /* blocks of block_bytes */
+    int groups, channels;        /* `channels` of one group: all that one filter reads of a pixel */
+    size_t blocks;               /* of NR filters of one group, the last one filled up with zero weights */
+    size_t row_bytes;            /* one input pixel */
+    size_t group_bytes;          /* within a pixel, from what one group reads to what the next one reads */
+    const unsigned char *source; /* the pixels: the step's input, or its input regrouped */
+    unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
-    int32_t *tap_sums;  /* [blocks][taps][NR]: the dot product of a tap with +1 everywhere */
-    int32_t *thresholds; /* [blocks * NR] */
-    uint64_t *flips;     /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
-    size_t chunk;        /* tiles of pixels whose row pointers are made at once */
-    size_t strip;        /* tiles of pixels whose sums are transformed at once */
+    int32_t *tap_sums;  /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */
+    uint64_t *flips;    /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
+    size_t chunk;       /* tiles of pixels whose row pointers are made at once */
+    size_t strip;       /* tiles of pixels whose sums are transformed at once */
 };
 
 struct bd_step {
@@ -77,7 +79,7 @@ struct bd_room {
 };
 
 /* Shared by all steps, since one runs at a time: each has the bytes of the step that needs most. */
-enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_ZEROS, BD_SHARED_COUNT };
+enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_ZEROS, BD_REGROUPED, BD_SHARED_COUNT };
 
 struct bd_model {
     struct bd_plan_header header;
@@ -100,13 +102,15 @@ struct bd_operator {
     const char *name;
     enum bd_type in[BD_MAX_INPUTS]; /* 0 where there is none */
     enum bd_type out;
-    int constants_from;    /* inputs from this one on are constants */
+    int constants_from;    /* inputs from this one on are constants, except the residual */
+    int optional_from;     /* inputs from this one on may be absent; 0 where none may */
+    int residual;          /* the input that is added to the result, of its shape and optional; 0 where none is */
     const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
     const char *transform_op; /* "affine", "threshold" or NULL */
     const char *transform_out;
-    /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window and macs. */
+    /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window, macs and sizes of tiles. */
     int (*check)(struct bd_step *step, char *error);
     /* Takes memory and, when the room has a base, fills it. NULL where nothing is needed. */
     void (*prepare)(struct bd_model *model, struct bd_step *step);
@@ -130,6 +134,11 @@ int bd_read_plan(struct bd_model *model, const void *plan, char *error);
 /* executor.c: `bytes` at a multiple of 64, NULL while measuring. */
 void *bd_take(struct bd_room *room, uint64_t bytes);
 void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes);
+
+/* Whether each channel of a convolution is a group of its own with one filter: then no tile is multiplied. */
+static inline int bd_is_depthwise(const struct bd_step *step) {
+    return step->tiled.groups > 1 && step->tiled.channels == 1 && step->tiled.filters == step->tiled.groups;
+}
 
 static inline size_t bd_words(int channels) {
     return ((size_t)channels + 63) / 64;

@@ -26,13 +26,13 @@ typedef bd_fgemm_f32_function bd_fgemv_f32_function;
 /* bits[p * ceil(channels / 64) + k]: bit c % 64 of word c / 64 is 1 where !(values[p * channels + c] >= 0) */
 typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float *values, uint64_t *bits);
 
-/* out[m * out_stride + n] = clamp(scale[n] * dots[m * dots_stride + n] + bias[n])
- * for m < pixels, n < filters <= BD_MAX_NR. The integer becomes the nearest float, then the product is rounded, then
- * the sum: never fused, so that every row gives the same float. clamp(v) is minimum where v < minimum, maximum where v
- * > maximum, else v. */
+/* out[m * out_stride + n] = clamp(scale[n] * dots[m * dots_stride + n] + bias[n] + residual[m * out_stride + n])
+ * for m < pixels, n < filters <= BD_MAX_NR; nothing is added where the residual is NULL. The integer becomes the
+ * nearest float, then the product is rounded, then each sum from left to right: never fused, so that every row gives
+ * the same float. clamp(v) is minimum where v < minimum, maximum where v > maximum, else v. */
 typedef void bd_affine_f32_function(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
-                                    const float *scale, const float *bias, float minimum, float maximum, float *out,
-                                    size_t out_stride);
+                                    const float *scale, const float *bias, const float *residual, float minimum,
+                                    float maximum, float *out, size_t out_stride);
 
 /* bit first + n of bits[m * bits_stride] = (dots[m * dots_stride + n] < thresholds[n]) ^ (bit n of flips)
  * for m < pixels, n < filters <= 64 - first. A word is written from its lowest bit on: where `first` is 0 all higher

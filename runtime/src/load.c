@@ -61,6 +61,9 @@ int bd_check_header(const void *plan, size_t bytes, char *error) {
         return bd_fail(error, "plan has %u nodes: 1 to %d are possible", header.node_count, MAX_NODES);
     if (header.tensor_count == 0 || header.tensor_count > MAX_TENSORS)
         return bd_fail(error, "plan has %u tensors: 1 to %d are possible", header.tensor_count, MAX_TENSORS);
+    if (header.input_rank > 4 || header.output_rank > 4)
+        return bd_fail(error, "plan has ends of %u and %u axes: up to 4 are possible", header.input_rank,
+                       header.output_rank);
     if (header.names_bytes == 0 || tables_bytes(&header) > bytes)
         return bd_fail(error, "plan's tables do not fit in its %zu bytes", bytes);
     if (header.arena_bytes > MAX_ARENA_BYTES || header.arena_bytes > SIZE_MAX / 2)
@@ -145,18 +148,19 @@ static const char *type_name(enum bd_type type) {
 static int read_inputs(struct bd_step *step, struct bd_model *model, int index, char *error) {
     for (int i = 0; i < BD_MAX_INPUTS; i++) {
         uint32_t input = step->node->inputs[i];
-        if (step->op->in[i] == 0) {
-            if (input != BD_NONE)
-                return bd_fail_at(step, error, "input %d is one too many for %s", i, step->op->name);
+        int optional = step->op->optional_from > 0 && i >= step->op->optional_from;
+        if (step->op->in[i] == 0 && input != BD_NONE)
+            return bd_fail_at(step, error, "input %d is one too many for %s", i, step->op->name);
+        if (step->op->in[i] == 0 || (optional && input == BD_NONE))
             continue;
-        }
         if (input >= model->header.tensor_count)
             return bd_fail_at(step, error, "input %d of %s is missing", i, step->op->name);
         struct bd_tensor *tensor = &model->tensors[input];
         if (tensor->type != step->op->in[i])
             return bd_fail_at(step, error, "input `%.60s` is %s, and %s needs %s", tensor->name,
                               type_name(tensor->type), step->op->name, type_name(step->op->in[i]));
-        if (i >= step->op->constants_from && tensor->place != BD_CONSTANT)
+        int residual = step->op->residual > 0 && i == step->op->residual;
+        if (i >= step->op->constants_from && !residual && tensor->place != BD_CONSTANT)
             return bd_fail_at(step, error, "input `%.60s` is no constant", tensor->name);
         if (tensor->place == BD_ARENA && tensor->written >= index)
             return bd_fail_at(step, error, "input `%.60s` is read before it is written", tensor->name);

@@ -22,15 +22,18 @@ struct bd_plan_header { /* 64 bytes */
     uint64_t arena_bytes;
     uint32_t tensor_count;
     uint32_t node_count;
-    uint32_t input;  /* tensor: f32, NCHW as the caller hands it */
-    uint32_t output; /* tensor: f32, NCHW (or [N,F,1,1]) as the caller gets it */
+    uint32_t input;  /* tensor: f32, as the caller hands it */
+    uint32_t output; /* tensor: f32, as the caller gets it */
     uint32_t names_bytes;
-    uint32_t reserved[3];
+    uint32_t input_rank;  /* axes that the ONNX model gave the input: 2, 3 or 4; 0 where that is not known */
+    uint32_t output_rank; /* and the output: the runtime hands on both and looks at neither */
+    uint32_t reserved;
 };
 
-/* Activations are [1, H, W, C]; a node's output never overlaps a tensor still needed; the input and output tensors are
- * [1, C, H, W]. A row of bits (one pixel) is ceil(C / 64) words of 64 bits, pad bits 0. u8 weights are [F, KH, KW, 4 *
- * ceil(C / 32)]: packed rows as in the ONNX file. Vectors are [n, 1, 1, 1]. */
+/* Activations are [1, H, W, C]; a node's output never overlaps a tensor still needed. The input and output tensors are
+ * [1, C, H, W] where to_nhwc and to_nchw turn them, and [1, H, W, C] where the caller has channels last. A row of bits
+ * (one pixel) is ceil(C / 64) words of 64 bits, pad bits 0. u8 weights are [F, KH, KW, 4 * ceil(C / group / 32)]:
+ * packed rows as in the ONNX file. Vectors are [n, 1, 1, 1]. */
 struct bd_plan_tensor { /* 48 bytes */
     uint32_t type;
     uint32_t place;
@@ -46,7 +49,7 @@ struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
     uint32_t name;
     uint32_t inputs[5]; /* tensors, BD_NONE where absent */
     uint32_t output;
-    int32_t kernel[2];
+    int32_t kernel[2]; /* of convolutions and pools; the block of depth_to_space and space_to_depth */
     int32_t strides[2];
     int32_t pads[4];      /* top, left, bottom, right; crop_pad uses the first two, negative to crop */
     int32_t dilations[2]; /* of convolutions; pools have none */
@@ -54,7 +57,7 @@ struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
     int32_t pad_value; /* binary convolutions: 1 or 0 */
     int32_t channel_offset;
     uint32_t flags;
-    float minimum; /* clamp of binary_conv, binary_weight_conv, conv, affine, add and clip: */
+    float minimum; /* clamp of binary_conv, binary_weight_conv, conv, int8_conv, affine, add, clip and prelu: */
     float maximum; /* -inf and +inf where there is none; minimum <= maximum */
 };
 

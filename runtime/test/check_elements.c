@@ -71,12 +71,16 @@ static struct strip make_strip(size_t pixels, size_t filters) {
     return strip;
 }
 
-/* Two roundings and a clamp. In double the product is exact, and a sum rounded to double and then to float is the sum
- * rounded to float, since a double has more than twice a float's bits. Volatile, so that nothing is fused here either.
+/* Two or three roundings and a clamp. In double the product is exact, and a sum rounded to double and then to float is
+ * the sum rounded to float, since a double has more than twice a float's bits. Volatile, so that nothing is fused here
+ * either.
  */
-static float affine_in_double(int32_t dot, float scale, float bias, float minimum, float maximum) {
+static float affine_in_double(int32_t dot, float scale, float bias, const float *residual, float minimum,
+                              float maximum) {
     volatile float product = (float)((double)scale * (double)(float)dot);
-    float value = (float)((double)product + (double)bias);
+    volatile float value = (float)((double)product + (double)bias);
+    if (residual != NULL)
+        value = (float)((double)value + (double)*residual);
     return value < minimum ? minimum : value > maximum ? maximum : value;
 }
 
@@ -101,19 +105,27 @@ static void make_affine(const struct strip *strip, float *scale, float *bias) {
     }
 }
 
-static int affine_agrees(const struct bd_kernel *kernel, size_t pixels, size_t filters, float minimum, float maximum) {
+static int affine_agrees(const struct bd_kernel *kernel, size_t pixels, size_t filters, int adds, float minimum,
+                         float maximum) {
     struct strip strip = make_strip(pixels, filters);
+    size_t added = (pixels - 1) * strip.out_stride + filters;
+    float *residual = adds ? allocate(added, sizeof *residual) : NULL;
+    if (adds)
+        fill_floats((char *)residual, added, 0);
     float *scale = allocate(filters, sizeof *scale), *bias = allocate(filters, sizeof *bias);
     make_affine(&strip, scale, bias);
     unsigned char *out = guarded(pixels * strip.out_stride * 4);
-    kernel->run.affine_f32(pixels, filters, strip.dots, strip.dots_stride, scale, bias, minimum, maximum,
+    kernel->run.affine_f32(pixels, filters, strip.dots, strip.dots_stride, scale, bias, residual, minimum, maximum,
                            (float *)(void *)out, strip.out_stride);
     int agrees = guards_hold(out, pixels, filters * 4, strip.out_stride * 4);
     for (size_t i = 0; i < pixels * filters; i++) {
         size_t m = i / filters, n = i % filters;
-        float expected = affine_in_double(strip.dots[m * strip.dots_stride + n], scale[n], bias[n], minimum, maximum);
+        const float *other = adds ? residual + m * strip.out_stride + n : NULL;
+        float expected =
+            affine_in_double(strip.dots[m * strip.dots_stride + n], scale[n], bias[n], other, minimum, maximum);
         agrees &= !memcmp(out + (m * strip.out_stride + n) * 4, &expected, sizeof expected);
     }
+    free(residual);
     free(out - GUARD);
     free(bias);
     free(scale);
@@ -127,10 +139,11 @@ struct tally check_affine(const struct bd_kernel *kernel, const struct bd_kernel
     struct tally tally = {0, 0};
     for (size_t filters = 1; filters <= BD_MAX_NR; filters++)
         for (size_t pixels = 1; pixels <= 16; pixels += 3)
-            for (size_t i = 0; i < LENGTH(limits); i++) {
-                tally.failed += !affine_agrees(kernel, pixels, filters, limits[i][0], limits[i][1]);
-                tally.cases++;
-            }
+            for (size_t i = 0; i < LENGTH(limits); i++)
+                for (int adds = 0; adds < 2; adds++) {
+                    tally.failed += !affine_agrees(kernel, pixels, filters, adds, limits[i][0], limits[i][1]);
+                    tally.cases++;
+                }
     return tally;
 }
 

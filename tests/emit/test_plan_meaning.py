@@ -32,9 +32,21 @@ def ours(model: ir.Model, x: np.ndarray, **options) -> np.ndarray:
         return opened.run(None, {"x": x})[0]
 
 
-def conv(op: str, vectors: str, channels: int, pads: str = "[1,1,1,1]", pad_value: float = 1.0):
-    attributes = f"<channels={channels}, {WINDOW}, pads={pads}, pad_value={pad_value}>"
-    return f"bindeploy.{op} {attributes} (x, p, {vectors})"
+def conv(
+    op: str,
+    vectors: str,
+    channels: int,
+    pads: str = "[1,1,1,1]",
+    pad_value: float = 1.0,
+    bits: str = "p",
+    window: str = WINDOW,
+):
+    attributes = f"<channels={channels}, {window}, pads={pads}, pad_value={pad_value}>"
+    return f"bindeploy.{op} {attributes} (x, {bits}, {vectors})"
+
+
+def grouped(group: int) -> str:
+    return WINDOW.replace("group=1", f"group={group}")
 
 
 EXACT = {
@@ -70,6 +82,55 @@ EXACT = {
     ),
     "BinaryConv2dThreshold": (conv("BinaryConv2dThreshold", "t, d", 6), (6, 5, 5)),
     "BinaryWeightConv2d": (conv("BinaryWeightConv2d", "s, b", 6, pad_value=0.0), (6, 5, 5)),
+    "BinaryConv2d in groups": (
+        conv("BinaryConv2d", "s6, b6", 3, bits="p3", window=grouped(2), pad_value=0.0),
+        (6, 5, 5),
+    ),
+    "BinaryConv2dThreshold in groups": (
+        conv("BinaryConv2dThreshold", "t6, m", 3, bits="p3", window=grouped(2)),
+        (6, 5, 5),
+    ),
+    "BinaryConv2d, depthwise": (
+        conv("BinaryConv2d", "s6, b6", 1, bits="p1", window=grouped(6)),
+        (6, 5, 5),
+    ),
+    "BinaryWeightConv2d in groups": (
+        conv("BinaryWeightConv2d", "s6, b6", 3, bits="p3", window=grouped(2), pad_value=0.0),
+        (6, 5, 5),
+    ),
+    "BinaryWeightConv2d, depthwise": (
+        conv("BinaryWeightConv2d", "s6, b6", 1, bits="p1", window=grouped(6), pad_value=0.0),
+        (6, 5, 5),
+    ),
+    "Conv in groups": ("Conv <group=2, pads=[1,1,1,1]> (x, w3)", (6, 5, 5)),
+    "Conv, depthwise": ("Conv <group=6, strides=[2,1]> (x, w1)", (6, 5, 5)),
+    "Conv of a line": ("Conv <pads=[2,1], strides=[2], dilations=[2]> (x, wl, b)", (6, 11)),
+    "Conv of a line, depthwise": ("Conv <group=6, pads=[1,1]> (x, wl1)", (6, 11)),
+    "MaxPool of a line": ("MaxPool <kernel_shape=[3], strides=[2], pads=[1,0]> (x)", (6, 11)),
+    "AveragePool of a line": ("AveragePool <kernel_shape=[2], strides=[2]> (x)", (6, 12)),
+    "GlobalAveragePool of a line": ("GlobalAveragePool(x)", (6, 8)),
+    "ReduceMean of a line": ("ReduceMean <keepdims=0> (x, two)", (6, 8)),
+    "Slice of a line": ("Slice(x, starts, ends, lines)", (6, 9)),
+    "Pad of a line": ("Pad(x, beside)", (6, 4)),
+    "Unsqueeze": ("Unsqueeze(x, two)", (6, 4)),
+    "Squeeze": ("Squeeze(x, two)", (6, 1, 4)),
+    "Mul of a line": ("Mul(x, cl)", (6, 4)),
+    "Add by element": ("Add(x, e)", (6, 3, 4)),
+    "Mul by row": ("Mul(x, r)", (6, 3, 4)),
+    "Sub by pixel": ("Sub(x, pixel)", (6, 3, 4)),
+    "Neg": ("Neg(x)", (6, 3, 4)),
+    "LeakyRelu": ("LeakyRelu <alpha=0.25> (x)", (6, 3, 4)),
+    "PRelu": ("PRelu(x, c)", (6, 3, 4)),
+    "PRelu by element": ("PRelu(x, e)", (6, 3, 4)),
+    "PRelu of one slope": ("PRelu(x, low)", (6, 3, 4)),
+    "HardSigmoid": ("HardSigmoid <alpha=0.25, beta=0.5> (x)", (6, 3, 4)),
+    "Concat": ("Concat <axis=1> (x, x, x)", (6, 3, 4)),
+    "Concat of more than a node takes": ("Concat <axis=-3> (x, x, x, x, x, x, x)", (6, 3, 4)),
+    "DepthToSpace": ("DepthToSpace <blocksize=2> (x)", (12, 3, 4)),
+    "DepthToSpace, columns first": ('DepthToSpace <blocksize=2, mode="CRD"> (x)', (12, 3, 4)),
+    "SpaceToDepth": ("SpaceToDepth <blocksize=2> (x)", (3, 4, 6)),
+    "Slice of channels": ("Slice(x, one, five, one)", (6, 3, 4)),
+    "Slice from the end": ("Slice(x, starts, minus, axes)", (6, 7, 9)),
     "BinaryMaxPool2d": (
         "bindeploy.BinaryMaxPool2d <kernel_shape=[2,3], strides=[2,1], pads=[0,1,0,1]> (x, m)",
         (6, 6, 5),
@@ -89,10 +150,17 @@ def test_an_op_gives_what_onnx_says(case, isa, graph):
         "low": np.float32(-1), "high": np.float32(2),
         "starts": np.array([1, -3]), "ends": np.array([2**31, 2**31]), "steps": np.array([3, 2]),
         "axes": np.array([2, 3]), "around": np.array([0, 2, 1, 0, 0, 1, 0, 3]),
+        "b6": whole(6), "s6": whole(6), "p3": packed(6, 3, 3, 3), "p1": packed(6, 3, 3, 1),
+        "t6": np.arange(-3, 3, dtype=np.int32), "w3": whole(4, 3, 3, 3), "w1": whole(6, 1, 3, 3),
+        "wl": whole(5, 6, 3), "wl1": whole(6, 1, 3), "cl": whole(6, 1), "two": np.array([2]),
+        "lines": np.array([-1, 1]), "beside": np.array([0, 2, 1, 0, 0, 3]), "e": whole(1, 6, 3, 4),
+        "r": whole(3, 1), "pixel": whole(1, 1, 3, 4), "one": np.array([1]), "five": np.array([5]),
+        "minus": np.array([-1, -1]),
     }  # fmt: skip
     read = {word.strip("(,) ") for word in expression.replace("(", " ").split()}
     used = {name: value for name, value in constants.items() if name in read}
-    model = graph(f"[N,{shape[0]},{shape[1]},{shape[2]}]", f"[n] y = {expression}", **used)
+    sizes = ",".join(map(str, shape))
+    model = graph(f"[N,{sizes}]", f"[n] y = {expression}", **used)
     x = whole(2, *shape)
     assert np.array_equal(ours(model, x, isa=isa), expected(model, x))
 
@@ -129,3 +197,10 @@ def test_batch_normalization_agrees_to_a_rounding(graph):
     model = graph("[N,6,3,4]", "y = BatchNormalization(x, g, b, m, v)", **constants)
     x = whole(2, 6, 3, 4)
     np.testing.assert_allclose(ours(model, x), expected(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_negative_pad_crops(graph):
+    pads = np.array([0, -2, 1, 0, 0, 1, -2, -3])
+    x = whole(2, 6, 3, 4)
+    expected = np.pad(x[:, 2:, :1, :1], ((0, 0), (0, 1), (1, 0), (0, 0)))
+    assert np.array_equal(ours(graph("[N,6,3,4]", "y = Pad(x, pads)", pads=pads), x), expected)

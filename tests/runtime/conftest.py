@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def sanitized_bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sanitized_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
     return build(folder / "fuzz_load", [*SOURCES, str(RUNTIME / "test/fuzz_load.c")], *SANITIZERS)
+
+
+@pytest.fixture(scope="session")
+def contracting_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """A compiler told to fuse wherever it can, for a CPU that can."""
+    if platform.machine() == "x86_64" and " fma " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no fused multiply-add")
+    machine = ("-mfma", "-mavx2") if platform.machine() == "x86_64" else ()
+    flags = ("-O3", "-ffp-contract=fast", *machine, "-fPIC", "-shared")
+    output = tmp_path_factory.mktemp("contracting") / "libbindeploy.so"
+    yield load_library(build(output, SOURCES, *flags))

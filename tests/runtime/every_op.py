@@ -28,7 +28,9 @@ def every_op_plan() -> bytes:
     def packed(name: str, *shape: int) -> int:
         return plan.constant(name, bits.pack(random.standard_normal(shape)))
 
-    def step(op: str, inputs: tuple[int, ...], shape: tuple[int, ...], **settings: object) -> int:
+    def step(
+        op: str, inputs: tuple[int | None, ...], shape: tuple[int, ...], **settings: object
+    ) -> int:
         kind = {"type": BITS} if settings.pop("to_bits", False) else {}
         return plan.node(op, inputs, plan.activation(f"{op}.y", shape, **kind), **settings)
 
@@ -47,11 +49,27 @@ def every_op_plan() -> bytes:
     signs = step("binary_max_pool", (signs, directions("d2")), half, to_bits=True, **pool)
     weights = packed("second.bits", CHANNELS, 3, 3, CHANNELS)
     second = (signs, weights, vector("second.scale", CHANNELS), vector("second.bias", CHANNELS))
-    y = step("binary_conv", second, half, **padded)
     shortcut = step("crop_pad", (x,), half, strides=(2, 2), channel_offset=15)
-    y = step("add", (y, shortcut), half)
+    y = step("binary_conv", (*second, shortcut), half, **padded)
+    grouped = (signs, packed("third.bits", CHANNELS, 3, 3, 11), *second[2:])
+    y = step("add", (y, step("binary_conv", grouped, half, group=3, pad_value=0, **padded)), half)
+    depthwise = (signs, packed("fourth.bits", CHANNELS, 3, 3, 1), *second[2:], y)
+    y = step("binary_conv", depthwise, half, group=CHANNELS, **padded)
+    each = plan.constant("fifth", random.standard_normal((CHANNELS, 3, 3, 1), np.float32))
+    y = step("conv", (y, each, second[3]), half, group=CHANNELS, **padded)
     y = step("affine", (y, vector("scale", CHANNELS), vector("bias", CHANNELS)), half)
+    shift = vector("shift", 9 * CHANNELS)
+    y = step("prelu", (y, vector("slope", 9 * CHANNELS), None, shift), half)
     y = step("clip", (y,), half, minimum=-2.0, maximum=2.0)
+    deep = step("space_to_depth", (y,), (1, 1, 3, 3 * CHANNELS), kernel=(3, 1))
+    deep = step("concat", (deep, deep), (1, 1, 3, 6 * CHANNELS))
+    y = step("depth_to_space", (deep,), (1, 3, 3, 2 * CHANNELS), kernel=(3, 1), flags=1)
+    y = step("crop_pad", (y,), half, channel_offset=-CHANNELS)
+    integers = random.integers(-127, 128, (CHANNELS, 3, 3, 11)).astype(np.int8)
+    int8 = (y, plan.constant("sixth", integers), step_size, *second[2:])
+    y = step("int8_conv", int8, half, group=3, **padded)
+    compared = (y, *int8[1:3], thresholds, directions("d3"))
+    signs = step("int8_conv_threshold", compared, half, to_bits=True, group=3, **padded)
     y = step("add", (y, step("unpack", (signs,), half)), half)
     y = step("max_pool", (y,), half, **padded)
     y = step("average_pool", (y,), (1, 1, 1, CHANNELS), kernel=(3, 3))

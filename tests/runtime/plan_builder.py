@@ -48,7 +48,7 @@ class Tensor:
 class Node:
     op: str
     name: str
-    inputs: tuple[int, ...]
+    inputs: tuple[int | None, ...]
     output: int
     settings: dict[str, object]
 
@@ -56,7 +56,8 @@ class Node:
         def of(key: str, default: Any) -> Any:
             return self.settings.get(key, default)
 
-        inputs = (*self.inputs, *(NONE,) * (5 - len(self.inputs)))
+        given = (NONE if tensor is None else tensor for tensor in self.inputs)
+        inputs = (*given, *(NONE,) * (5 - len(self.inputs)))
         code = self.settings.get("opcode", OPCODES.get(self.op))
         head = struct.pack("<8I", code, name, *inputs, self.output)
         window = struct.pack(
@@ -93,7 +94,7 @@ class Plan:
         self.tensors.append(Tensor(name, TYPES[str(array.dtype)], shape, data))
         return len(self.tensors) - 1
 
-    def node(self, op: str, inputs: tuple[int, ...], output: int, **settings: object) -> int:
+    def node(self, op: str, inputs: tuple[int | None, ...], output: int, **settings: object) -> int:
         name = str(settings.pop("name", f"{op}{len(self.nodes)}"))
         self.nodes.append(Node(op, name, inputs, output, settings))
         return output

@@ -109,6 +109,8 @@ HEADER_CASES = {
     "input": (40, struct.pack("<I", 10**6), "input"),
     "output": (44, struct.pack("<I", 10**6), "output"),
     "names_bytes": (48, struct.pack("<I", 2**31), "tables"),
+    "input_rank": (52, struct.pack("<I", 5), "ends of 5 and 0 axes"),
+    "output_rank": (56, struct.pack("<I", 2**31), "axes"),
     "one byte of a constant": (len(PLAN) - 64, b"\xff", "checksum"),
 }
 
@@ -178,11 +180,20 @@ NODE_CASES = {
     "no kernel": ({"kernel": (0, 3)}, "weights are 3x3, its kernel 0x3"),
     "stride": ({"strides": (1, 0)}, "stride is 0"),
     "dilation": ({"dilations": (-1, 1)}, "dilation is -1"),
-    "pad": ({"pads": (1, 3, 1, 1)}, "pad is 3: 0 to 2"),
+    "pad": ({"pads": (1, 5000, 1, 1)}, "pad is 5000: 0 to 4096"),
     "negative pad": ({"pads": (1, 1, -1, 1)}, "pad is -1"),
     "output height": ({"out": (5, 6, 8)}, "height 5, its window makes 6"),
     "window": ({"dilations": (9, 9)}, "larger than its padded input"),
-    "group": ({"group": 2}, "group is 2, and only 1"),
+    "group of channels": (
+        {"group": 8, "channels": 36, "weight_channels": 36},
+        "does not divide 36 channels and 8 filters",
+    ),
+    "group of filters": ({"group": 16}, "group is 16, which does not divide 32 channels and 8"),
+    "no group": ({"group": 0}, "group is 0, which does not divide"),
+    "channels of a group": (
+        {"group": 4, "channels": 256},
+        "rows of 4, and 64 input channels need 8",
+    ),
     "pad_value": ({"pad_value": 2}, "pad_value is 2"),
     "clamp": ({"minimum": 1.0, "maximum": 0.0}, "clamps to [1, 0]"),
     "clamp of NaN": ({"minimum": math.nan}, "clamps to"),
@@ -260,7 +271,8 @@ CONV1 = 2
 
 WIRING_CASES = {
     "missing": ((2, 4, 5), 3, "input 3 of binary_conv is missing"),
-    "too many": ((2, 4, 5, 6, 6), 3, "input 4 is one too many"),
+    "residual": ((2, 4, 5, 6, 6), 3, "input `bias` is [8,1,1,1], its output [1,6,6,8]"),
+    "type of the residual": ((2, 4, 5, 6, 2), 3, "`signs` is bits, and binary_conv needs f32"),
     "type": ((1, 4, 5, 6), 3, "input `floats` is f32, and binary_conv needs bits"),
     "no constant": ((2, 4, 5, 1), 3, "input `floats` is no constant"),
     "output type": ((2, 4, 5, 6), 2, "output `signs` is bits"),
@@ -278,6 +290,13 @@ def test_wrong_wiring_is_named(
     line = refusal(open_plan, plan.to_bytes())
     assert line.startswith("node `conv1`: ")
     assert part in line
+
+
+def test_an_input_too_many_is_refused(open_plan: Open) -> None:
+    plan = packed_conv()
+    plan.nodes[1].inputs = (1, 1)
+    line = refusal(open_plan, plan.to_bytes())
+    assert line == "node `binarize1`: input 1 is one too many for binarize"
 
 
 def test_reading_before_writing_is_refused(open_plan: Open) -> None:
@@ -319,8 +338,8 @@ def test_control_characters_in_names_are_refused(open_plan: Open) -> None:
 
 
 def test_long_names_leave_one_bounded_line(open_plan: Open) -> None:
-    line = refusal(open_plan, packed_conv(name="n" * 9000, group=2).to_bytes())
-    assert "group is 2" in line
+    line = refusal(open_plan, packed_conv(name="n" * 9000, group=3).to_bytes())
+    assert "group is 3" in line
     assert len(line) < 256
 
 
@@ -379,8 +398,9 @@ def test_bench_reports_times_and_memory(sanitized_bench: Path, plan_path: Path) 
     assert len(report["layers"]) == NODES
     keys = {"name", "op", "kernel", "macs", "median_us"}
     assert all(set(layer) == keys for layer in report["layers"])
-    dense = next(layer for layer in report["layers"] if layer["op"] == "conv")
-    assert dense["macs"] == 5 * 33
+    each, dense = (layer for layer in report["layers"] if layer["op"] == "conv")
+    assert (each["macs"], dense["macs"]) == (9 * 9 * 33, 5 * 33)
+    assert each["kernel"] == ""
     assert report["memory"]["plan_bytes"] == len(PLAN)
     untimed = json.loads(bench(sanitized_bench, plan_path, "--json").stdout)
     assert "total" not in untimed

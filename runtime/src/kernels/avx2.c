@@ -133,7 +133,8 @@ void bd_binarize_b1_1x1__avx2(size_t pixels, size_t channels, const float *value
 }
 
 void bd_affine_f32_1x1__avx2(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride, const float *scale,
-                             const float *bias, float minimum, float maximum, float *out, size_t out_stride) {
+                             const float *bias, const float *residual, float minimum, float maximum, float *out,
+                             size_t out_stride) {
     const __m256 lowest = _mm256_set1_ps(minimum), highest = _mm256_set1_ps(maximum);
     size_t n = 0;
     for (; n + 8 <= filters; n += 8) {
@@ -142,13 +143,16 @@ void bd_affine_f32_1x1__avx2(size_t pixels, size_t filters, const int32_t *dots,
             __m256i integers = _mm256_loadu_si256((const __m256i *)(dots + m * dots_stride + n));
             __m256 product = _mm256_mul_ps(factors, _mm256_cvtepi32_ps(integers));
             BD_ROUND_PRODUCT(product, "x");
-            __m256 value = _mm256_max_ps(lowest, _mm256_add_ps(product, terms));
-            _mm256_storeu_ps(out + m * out_stride + n, _mm256_min_ps(highest, value));
+            __m256 value = _mm256_add_ps(product, terms);
+            if (residual != NULL)
+                value = _mm256_add_ps(value, _mm256_loadu_ps(residual + m * out_stride + n));
+            value = _mm256_min_ps(highest, _mm256_max_ps(lowest, value));
+            _mm256_storeu_ps(out + m * out_stride + n, value);
         }
     }
     if (n < filters)
-        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n, minimum, maximum,
-                                  out + n, out_stride);
+        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n,
+                                  residual == NULL ? NULL : residual + n, minimum, maximum, out + n, out_stride);
 }
 
 void bd_threshold_b1_1x1__avx2(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,

@@ -108,31 +108,39 @@ void bd_binarize_b1_1x1__avx512(size_t pixels, size_t channels, const float *val
     }
 }
 
-/* max and min give their second operand where the first is no greater or no less: what bd_clamp does, -0 included. */
-BD_INLINE __m512 affine(__m512i integers, __m512 scale, __m512 bias, __m512 minimum, __m512 maximum) {
+BD_INLINE __m512 affine(__m512i integers, __m512 scale, __m512 bias) {
     __m512 product = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(integers));
     BD_ROUND_PRODUCT(product, "v");
-    return _mm512_min_ps(maximum, _mm512_max_ps(minimum, _mm512_add_ps(product, bias)));
+    return _mm512_add_ps(product, bias);
+}
+
+/* max and min give their second operand where the first is no greater or no less: what bd_clamp does, -0 included. */
+BD_INLINE __m512 clamp(__m512 value, __m512 minimum, __m512 maximum) {
+    return _mm512_min_ps(maximum, _mm512_max_ps(minimum, value));
 }
 
 /* Whole vectors first, without a mask; then the filters that are left, of which no lane past the last is touched. */
 void bd_affine_f32_1x1__avx512(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
-                               const float *scale, const float *bias, float minimum, float maximum, float *out,
-                               size_t out_stride) {
+                               const float *scale, const float *bias, const float *residual, float minimum,
+                               float maximum, float *out, size_t out_stride) {
     const __m512 lowest = _mm512_set1_ps(minimum), highest = _mm512_set1_ps(maximum);
     for (; filters >= 16; filters -= 16, dots += 16, scale += 16, bias += 16, out += 16) {
         __m512 factors = _mm512_loadu_ps(scale), terms = _mm512_loadu_ps(bias);
         for (size_t m = 0; m < pixels; m++) {
-            __m512i integers = _mm512_loadu_si512(dots + m * dots_stride);
-            _mm512_storeu_ps(out + m * out_stride, affine(integers, factors, terms, lowest, highest));
+            __m512 values = affine(_mm512_loadu_si512(dots + m * dots_stride), factors, terms);
+            if (residual != NULL)
+                values = _mm512_add_ps(values, _mm512_loadu_ps(residual + m * out_stride));
+            _mm512_storeu_ps(out + m * out_stride, clamp(values, lowest, highest));
         }
+        residual = residual == NULL ? NULL : residual + 16;
     }
     __mmask16 lanes = (__mmask16)((1u << filters) - 1);
     __m512 factors = _mm512_maskz_loadu_ps(lanes, scale), terms = _mm512_maskz_loadu_ps(lanes, bias);
     for (size_t m = 0; m < pixels && filters > 0; m++) {
-        __m512i integers = _mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride);
-        __m512 values = affine(integers, factors, terms, lowest, highest);
-        _mm512_mask_storeu_ps(out + m * out_stride, lanes, values);
+        __m512 values = affine(_mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride), factors, terms);
+        if (residual != NULL)
+            values = _mm512_add_ps(values, _mm512_maskz_loadu_ps(lanes, residual + m * out_stride));
+        _mm512_mask_storeu_ps(out + m * out_stride, lanes, clamp(values, lowest, highest));
     }
 }
 

@@ -159,7 +159,8 @@ void bd_binarize_b1_1x1__neon(size_t pixels, size_t channels, const float *value
  * compares and selects, since vmaxq_f32 would take -0 for less than 0. */
 #if defined(__aarch64__)
 void bd_affine_f32_1x1__neon(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride, const float *scale,
-                             const float *bias, float minimum, float maximum, float *out, size_t out_stride) {
+                             const float *bias, const float *residual, float minimum, float maximum, float *out,
+                             size_t out_stride) {
     const float32x4_t lowest = vdupq_n_f32(minimum), highest = vdupq_n_f32(maximum);
     size_t n = 0;
     for (; n + 4 <= filters; n += 4) {
@@ -168,14 +169,16 @@ void bd_affine_f32_1x1__neon(size_t pixels, size_t filters, const int32_t *dots,
             float32x4_t product = vmulq_f32(factors, vcvtq_f32_s32(vld1q_s32(dots + m * dots_stride + n)));
             BD_ROUND_PRODUCT(product, "w");
             float32x4_t value = vaddq_f32(product, terms);
+            if (residual != NULL)
+                value = vaddq_f32(value, vld1q_f32(residual + m * out_stride + n));
             value = vbslq_f32(vcltq_f32(value, lowest), lowest, value);
             value = vbslq_f32(vcgtq_f32(value, highest), highest, value);
             vst1q_f32(out + m * out_stride + n, value);
         }
     }
     if (n < filters)
-        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n, minimum, maximum,
-                                  out + n, out_stride);
+        bd_affine_f32_1x1__scalar(pixels, filters - n, dots + n, dots_stride, scale + n, bias + n,
+                                  residual == NULL ? NULL : residual + n, minimum, maximum, out + n, out_stride);
 }
 #endif
 

@@ -81,14 +81,15 @@ void bd_binarize_b1_1x1__scalar(size_t pixels, size_t channels, const float *val
 }
 
 void bd_affine_f32_1x1__scalar(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
-                               const float *scale, const float *bias, float minimum, float maximum, float *out,
-                               size_t out_stride) {
+                               const float *scale, const float *bias, const float *residual, float minimum,
+                               float maximum, float *out, size_t out_stride) {
     float products[BD_MAX_NR];
     for (size_t m = 0; m < pixels; m++, dots += dots_stride, out += out_stride) {
         for (size_t n = 0; n < filters; n++)
             products[n] = scale[n] * (float)dots[n];
         bd_round_products(products);
-        bd_add_bias(filters, products, bias, minimum, maximum, out);
+        bd_add_both(filters, products, bias, residual == NULL ? NULL : residual + m * out_stride, minimum, maximum,
+                    out);
     }
 }
 

@@ -8,54 +8,6 @@ enum { CHUNK_ROWS = 4096 };
 enum { STRIP_SUMS = 2048 };
 _Static_assert(STRIP_SUMS >= BD_MAX_MR * BD_MAX_NR, "a strip is at least one tile");
 
-int bd_check_convolution(struct bd_step *step, int weight_row, char *error) {
-    const struct bd_plan_node *node = step->node;
-    const int *weights = step->in[1]->shape;
-    if (node->group != 1)
-        return bd_fail_at(step, error, "group is %d, and only 1 is possible", node->group);
-    if (weights[1] != node->kernel[0] || weights[2] != node->kernel[1])
-        return bd_fail_at(step, error, "weights are %dx%d, its kernel %dx%d", weights[1], weights[2], node->kernel[0],
-                          node->kernel[1]);
-    if (bd_check_window(step, node->dilations, error))
-        return 1;
-    if (weights[3] != weight_row)
-        return bd_fail_at(step, error, "weights have rows of %d, and %d input channels need %d", weights[3],
-                          step->window.channels, weight_row);
-    if (weights[0] != step->out->shape[3])
-        return bd_fail_at(step, error, "weights have %d filters, its output %d channels", weights[0],
-                          step->out->shape[3]);
-    uint64_t depth = (uint64_t)weights[1] * (uint64_t)weights[2] * (uint64_t)step->window.channels;
-    if (depth > INT32_MAX / 2)
-        return bd_fail_at(step, error, "sums over %llu inputs, which overflows", (unsigned long long)depth);
-    step->tiled.filters = weights[0];
-    step->tiled.taps = weights[1] * weights[2];
-    step->macs = (uint64_t)bd_pixels(step->out) * (uint64_t)weights[0] * depth;
-    return 0;
-}
-
-/* A padded row of the file: 32-bit words, pad bits 0. */
-static int row_is_clean(const unsigned char *row, int channels, int row_bytes) {
-    int next = channels / 8;
-    if (channels % 8 != 0 && row[next++] >> (channels % 8) != 0)
-        return 0;
-    for (; next < row_bytes; next++)
-        if (row[next] != 0)
-            return 0;
-    return 1;
-}
-
-int bd_check_packed_convolution(struct bd_step *step, char *error) {
-    int channels = step->in[0]->shape[3], row_bytes = (channels + 31) / 32 * 4;
-    if (bd_check_convolution(step, row_bytes, error))
-        return 1;
-    const unsigned char *row = step->in[1]->data;
-    size_t rows = (size_t)step->tiled.filters * (size_t)step->tiled.taps;
-    for (size_t i = 0; i < rows; i++, row += row_bytes)
-        if (!row_is_clean(row, channels, row_bytes))
-            return bd_fail_at(step, error, "weights have a bit beyond channel %d", channels);
-    return 0;
-}
-
 static void measure_offsets(struct bd_step *step) {
     const struct bd_window *window = &step->window;
     ptrdiff_t *next = step->tiled.offsets, row_bytes = (ptrdiff_t)step->tiled.row_bytes;
@@ -66,13 +18,15 @@ static void measure_offsets(struct bd_step *step) {
                           row_bytes;
 }
 
-void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64_t row_bytes, uint64_t block_bytes) {
+void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64_t group_bytes, uint64_t block_bytes) {
     struct bd_tiled *tiled = &step->tiled;
     size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps;
     size_t tile_rows = taps * (size_t)step->kernel->mr;
     size_t tiles = (bd_pixels(step->out) + (size_t)step->kernel->mr - 1) / (size_t)step->kernel->mr;
-    tiled->blocks = ((size_t)tiled->filters + nr - 1) / nr;
-    tiled->row_bytes = (size_t)row_bytes;
+    tiled->blocks = ((size_t)(tiled->filters / tiled->groups) + nr - 1) / nr;
+    tiled->group_bytes = (size_t)group_bytes;
+    tiled->row_bytes = (size_t)tiled->groups * tiled->group_bytes;
+    tiled->source = step->in[0]->data;
     tiled->block_bytes = (size_t)block_bytes;
     tiled->chunk = tile_rows < CHUNK_ROWS ? CHUNK_ROWS / tile_rows : 1;
     tiled->chunk = tiled->chunk < tiles ? tiled->chunk : tiles;
@@ -81,8 +35,8 @@ void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64
     bd_share(model, BD_ROWS, (uint64_t)tiled->chunk * tile_rows * sizeof(void *));
     bd_share(model, BD_PADDING, (uint64_t)tiled->chunk * tile_rows * sizeof(struct bd_padding));
     bd_share(model, BD_PADDED, (uint64_t)tiled->chunk * sizeof(uint32_t));
-    bd_share(model, BD_ZEROS, row_bytes);
-    tiled->weights = bd_take(&model->weights, tiled->blocks * block_bytes);
+    bd_share(model, BD_ZEROS, group_bytes);
+    tiled->weights = bd_take(&model->weights, (uint64_t)tiled->groups * tiled->blocks * block_bytes);
     tiled->offsets = bd_take(&model->tables, (uint64_t)tile_rows * sizeof *tiled->offsets);
     if (model->memory != NULL)
         measure_offsets(step);
@@ -110,12 +64,12 @@ static int is_inside(const struct bd_window *window, struct run run) {
     return run.y >= 0 && run.x >= 0 && last_y < window->height && last_x < window->width;
 }
 
-/* Where the rows of a run would be if the input went on beyond its border. */
-static void point_at_input(const struct bd_step *step, struct run run, const void **rows) {
+/* Where the rows of a run would be if the input at `source` went on beyond its border. */
+static void point_at_input(const struct bd_step *step, const unsigned char *source, struct run run, const void **rows) {
     const ptrdiff_t *offsets = step->tiled.offsets;
     size_t mr = (size_t)step->kernel->mr, count = (size_t)step->tiled.taps * mr;
     ptrdiff_t pixel = (ptrdiff_t)run.y * step->window.width + run.x;
-    uintptr_t first = (uintptr_t)step->in[0]->data + (uintptr_t)(pixel * (ptrdiff_t)step->tiled.row_bytes);
+    uintptr_t first = (uintptr_t)source + (uintptr_t)(pixel * (ptrdiff_t)step->tiled.row_bytes);
     if (run.pixels == mr)
         for (size_t i = 0; i < count; i++)
             rows[i] = (const void *)(first + (uintptr_t)offsets[i]);
@@ -149,8 +103,8 @@ static uint32_t point_at_zeros(const struct bd_step *step, struct run run, const
 }
 
 /* Row pointers of the tile at `at` and the list of those that are padding; returns how many are. */
-static uint32_t tile_rows(const struct bd_step *step, struct cursor at, size_t pixels, const void *zeros,
-                          const void **rows, struct bd_padding *padding) {
+static uint32_t tile_rows(const struct bd_step *step, const unsigned char *source, struct cursor at, size_t pixels,
+                          const void *zeros, const void **rows, struct bd_padding *padding) {
     const struct bd_window *window = &step->window;
     size_t mr = (size_t)step->kernel->mr, count = (size_t)step->tiled.taps * mr;
     uint32_t padded = 0;
@@ -159,7 +113,7 @@ static uint32_t tile_rows(const struct bd_step *step, struct cursor at, size_t p
         run.pixels = left < in_row ? left : in_row;
         run.y = at.y * window->stride_y - window->pad_top;
         run.x = at.x * window->stride_x - window->pad_left;
-        point_at_input(step, run, rows);
+        point_at_input(step, source, run, rows);
         if (!is_inside(window, run))
             padded += point_at_zeros(step, run, zeros, rows, padding + padded);
         advance(&at, run.pixels, window);
@@ -170,31 +124,35 @@ static uint32_t tile_rows(const struct bd_step *step, struct cursor at, size_t p
     return padded;
 }
 
-/* Tiles `first` to `first + count` of the output's pixels: their row pointers and the list of those that are padding.
- */
-static void chunk_rows(const struct bd_model *model, const struct bd_step *step, size_t first, size_t count,
-                       struct cursor *at) {
+/* Tiles `first` to `first + count` of the output's pixels, from `at` on: the row pointers of one group and the list of
+ * those that are padding. Returns where the next tile begins. */
+static struct cursor chunk_rows(const struct bd_model *model, const struct bd_step *step, size_t group, size_t first,
+                                size_t count, struct cursor at) {
+    const unsigned char *source = step->tiled.source + group * step->tiled.group_bytes;
     const void **rows = model->shared[BD_ROWS];
     struct bd_padding *padding = model->shared[BD_PADDING];
     uint32_t *padded = model->shared[BD_PADDED];
     size_t mr = (size_t)step->kernel->mr, table = (size_t)step->tiled.taps * mr, pixels = bd_pixels(step->out);
     for (size_t i = 0; i < count; i++, rows += table, padding += table) {
         size_t left = pixels - (first + i) * mr;
-        padded[i] = tile_rows(step, *at, left < mr ? left : mr, model->shared[BD_ZEROS], rows, padding);
-        advance(at, mr, &step->window);
+        padded[i] = tile_rows(step, source, at, left < mr ? left : mr, model->shared[BD_ZEROS], rows, padding);
+        advance(&at, mr, &step->window);
     }
+    return at;
 }
 
 /* The tiles of one chunk by one block of filters, a strip at a time. */
 static void run_chunk(const struct bd_model *model, const struct bd_step *step, size_t first, size_t count,
                       const void *weights, size_t block, bd_strip_function *run_strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, table = (size_t)step->tiled.taps * mr;
-    size_t pixels = bd_pixels(step->out), filters = (size_t)step->tiled.filters - block * nr;
+    size_t of_group = (size_t)(step->tiled.filters / step->tiled.groups), pixels = bd_pixels(step->out);
+    size_t begin = block % step->tiled.blocks * nr, left = of_group - begin;
     struct bd_strip strip = {.weights = weights,
                              .block = block,
-                             .first_filter = block * nr,
-                             .filters = filters < nr ? filters : nr,
-                             .sums = model->shared[BD_SUMS]};
+                             .first_filter = block / step->tiled.blocks * of_group + begin,
+                             .filters = left < nr ? left : nr,
+                             .sums = model->shared[BD_SUMS],
+                             .stride = nr};
     for (size_t i = 0; i < count; i += strip.tiles) {
         strip.tiles = count - i < step->tiled.strip ? count - i : step->tiled.strip;
         strip.rows = (const void *const *)model->shared[BD_ROWS] + i * table;
@@ -206,16 +164,25 @@ static void run_chunk(const struct bd_model *model, const struct bd_step *step, 
     }
 }
 
-/* For each chunk of pixels: their row pointers, then for each block of filters all tiles, so that the block's weights
- * are read from the first-level cache. */
+/* For each chunk of pixels and each group: the row pointers, then for each block of filters all tiles, so that the
+ * block's weights are read from the first-level cache. Filters go up as they do in the output, whose bits need that. */
 void bd_convolve(const struct bd_model *model, const struct bd_step *step, bd_block_function *block_weights,
                  bd_strip_function *run_strip) {
     size_t mr = (size_t)step->kernel->mr, tiles = (bd_pixels(step->out) + mr - 1) / mr, chunk = step->tiled.chunk;
-    struct cursor at = {0, 0};
-    for (size_t first = 0; first < tiles; first += chunk) {
+    size_t groups = (size_t)step->tiled.groups, blocks = step->tiled.blocks;
+    struct cursor at = {0, 0}, next = at;
+    for (size_t first = 0; first < tiles; first += chunk, at = next) {
         size_t count = tiles - first < chunk ? tiles - first : chunk;
-        chunk_rows(model, step, first, count, &at);
-        for (size_t block = 0; block < step->tiled.blocks; block++)
-            run_chunk(model, step, first, count, block_weights(model, step, block), block, run_strip);
+        for (size_t group = 0; group < groups; group++) {
+            next = chunk_rows(model, step, group, first, count, at);
+            for (size_t block = group * blocks; block < (group + 1) * blocks; block++)
+                run_chunk(model, step, first, count, block_weights(model, step, block), block, run_strip);
+        }
     }
+}
+
+float *bd_floats_at(const struct bd_step *step, const struct bd_tensor *tensor, const struct bd_strip *strip) {
+    if (tensor == NULL)
+        return NULL;
+    return (float *)tensor->data + strip->first_pixel * (size_t)step->tiled.filters + strip->first_filter;
 }

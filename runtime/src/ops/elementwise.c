@@ -1,17 +1,28 @@
-/* Element by element: affine maps by channel, sums, clamps. */
+/* Element by element: affine maps and rectifiers, with parameters by channel or by element; sums, clamps. */
 #include "../affine.h"
 #include "parameters.h"
-
-enum { CHUNK = 64 };
 
 static size_t elements(const struct bd_tensor *tensor) {
     return (size_t)(tensor->bytes / sizeof(float));
 }
 
+/* Inputs 1 to `last`, where they are there, are vectors of one length: the channels, or all elements of the picture. */
+static int check_parameters(struct bd_step *step, int last, char *error) {
+    int length = step->in[1]->shape[0], channels = step->in[0]->shape[3];
+    if (length < 1 || (size_t)length != elements(step->in[0]))
+        length = channels;
+    for (int i = 1; i <= last; i++)
+        if (step->in[i] != NULL && bd_check_vector(step, i, length, error))
+            return 1;
+    return bd_check_same_shape(step, step->in[0], error) || bd_check_clamp(step, error);
+}
+
 static int check_affine(struct bd_step *step, char *error) {
-    int channels = step->in[0]->shape[3];
-    return bd_check_same_shape(step, step->in[0], error) || bd_check_vector(step, 1, channels, error) ||
-           bd_check_vector(step, 2, channels, error) || bd_check_clamp(step, error);
+    return check_parameters(step, 2, error);
+}
+
+static int check_prelu(struct bd_step *step, char *error) {
+    return check_parameters(step, 3, error);
 }
 
 static int check_add(struct bd_step *step, char *error) {
@@ -26,16 +37,39 @@ static int check_clip(struct bd_step *step, char *error) {
 static void run_affine(const struct bd_model *model, const struct bd_step *step) {
     (void)model;
     const float *x = step->in[0]->data, *scale = step->in[1]->data, *bias = step->in[2]->data;
-    float *y = step->out->data, products[CHUNK];
-    size_t channels = (size_t)step->in[0]->shape[3], pixels = bd_pixels(step->in[0]);
-    for (size_t p = 0; p < pixels; p++, x += channels, y += channels)
-        for (size_t first = 0; first < channels; first += CHUNK) {
-            size_t count = channels - first < CHUNK ? channels - first : CHUNK;
-            for (size_t i = 0; i < count; i++)
-                products[i] = scale[first + i] * x[first + i];
-            bd_round_products(products);
-            bd_add_bias(count, products, bias + first, step->node->minimum, step->node->maximum, y + first);
-        }
+    float *y = step->out->data;
+    size_t length = (size_t)step->in[1]->shape[0], count = elements(step->out);
+    for (size_t i = 0; i < count; i += length)
+        bd_affine(length, scale, x + i, bias, NULL, step->node->minimum, step->node->maximum, y + i);
+}
+
+/* y = rectified + after, where s = x + before and rectified = s < 0 ? slope * s : s; what is NULL is not added. */
+static void rectify(size_t count, const float *x, const float *slope, const float *before, float *rectified) {
+    for (size_t i = 0; i < count; i++) {
+        float shifted = before == NULL ? x[i] : x[i] + before[i];
+        rectified[i] = shifted < 0 ? slope[i] * shifted : shifted;
+    }
+}
+
+/* The row `from` of a parameter; NULL of none. */
+static const float *parameter(const struct bd_step *step, int index, size_t from) {
+    return step->in[index] == NULL ? NULL : (const float *)step->in[index]->data + from;
+}
+
+static void run_prelu(const struct bd_model *model, const struct bd_step *step) {
+    (void)model;
+    static const float zeros[BD_PRODUCTS];
+    const float *x = step->in[0]->data;
+    float *y = step->out->data, rectified[BD_PRODUCTS];
+    size_t length = (size_t)step->in[1]->shape[0], count = elements(step->out), some;
+    for (size_t i = 0; i < count; i += some) {
+        size_t first = i % length;
+        some = length - first < BD_PRODUCTS ? length - first : BD_PRODUCTS;
+        rectify(some, x + i, parameter(step, 1, first), parameter(step, 2, first), rectified);
+        bd_round_products(rectified);
+        const float *after = parameter(step, 3, first);
+        bd_add_bias(some, rectified, after == NULL ? zeros : after, step->node->minimum, step->node->maximum, y + i);
+    }
 }
 
 static void run_add(const struct bd_model *model, const struct bd_step *step) {
@@ -58,6 +92,14 @@ const struct bd_operator bd_operator_affine = {.name = "affine",
                                                .constants_from = 1,
                                                .check = check_affine,
                                                .run = run_affine};
+
+const struct bd_operator bd_operator_prelu = {.name = "prelu",
+                                              .in = {BD_F32, BD_F32, BD_F32, BD_F32},
+                                              .out = BD_F32,
+                                              .constants_from = 1,
+                                              .optional_from = 2,
+                                              .check = check_prelu,
+                                              .run = run_prelu};
 
 const struct bd_operator bd_operator_add = {
     .name = "add", .in = {BD_F32, BD_F32}, .out = BD_F32, .constants_from = 2, .check = check_add, .run = run_add};

@@ -1,65 +1,100 @@
 /* Convolutions of floats: with floats, or with packed +-1 weights that are unpacked one block of filters at a time. */
 #include "../affine.h"
-#include "convolution.h"
+#include "depthwise.h"
 
 #include <string.h>
 
 static int check_conv(struct bd_step *step, char *error) {
-    return bd_check_convolution(step, step->in[0]->shape[3], error) ||
-           bd_check_vector(step, 2, step->tiled.filters, error) || bd_check_clamp(step, error);
+    return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
+           bd_check_residual(step, 3, error) || bd_check_clamp(step, error);
 }
 
 static int check_binary_weight_conv(struct bd_step *step, char *error) {
-    return bd_check_packed_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
-           bd_check_vector(step, 3, step->tiled.filters, error) || bd_check_clamp(step, error);
+    return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
+           bd_check_vector(step, 3, step->tiled.filters, error) || bd_check_residual(step, 4, error) ||
+           bd_check_clamp(step, error);
 }
 
-/* Weights of one filter: channels times taps. */
-static size_t depth(const struct bd_step *step) {
-    return (size_t)step->tiled.taps * (size_t)step->window.channels;
+static size_t group_bytes(const struct bd_step *step) {
+    return (size_t)step->tiled.channels * sizeof(float);
 }
 
-static size_t row_bytes(const struct bd_step *step) {
-    return (size_t)step->window.channels * sizeof(float);
+/* Weights [tap][C] of a depthwise convolution, as floats; NULL while measuring. */
+static float *take_depthwise(struct bd_model *model, struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    tiled->row_bytes = (size_t)tiled->groups * sizeof(float);
+    tiled->source = step->in[0]->data;
+    tiled->weights = bd_take(&model->weights, (uint64_t)tiled->taps * tiled->row_bytes);
+    return model->memory == NULL ? NULL : (float *)(void *)tiled->weights;
+}
+
+/* [C][tap] -> [tap][C] */
+static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
+    size_t taps = (size_t)step->tiled.taps, channels = (size_t)step->tiled.groups;
+    const float *next = step->in[1]->data;
+    float *weights = take_depthwise(model, step);
+    for (size_t c = 0; weights != NULL && c < channels; c++)
+        for (size_t tap = 0; tap < taps; tap++)
+            weights[tap * channels + c] = *next++;
+}
+
+/* The lowest bit of each row of the file [C][tap] -> +-1 [tap][C] */
+static void prepare_depthwise_signs(struct bd_model *model, struct bd_step *step) {
+    size_t taps = (size_t)step->tiled.taps, channels = (size_t)step->tiled.groups;
+    const unsigned char *row = step->in[1]->data;
+    float *weights = take_depthwise(model, step);
+    for (size_t c = 0; weights != NULL && c < channels; c++)
+        for (size_t tap = 0; tap < taps; tap++, row += step->in[1]->shape[3])
+            weights[tap * channels + c] = row[0] & 1u ? -1.0f : 1.0f;
 }
 
 /* [F][tap][C] -> [block][tap * C][NR] */
 static void prepare_conv(struct bd_model *model, struct bd_step *step) {
+    if (bd_is_depthwise(step)) {
+        prepare_depthwise(model, step);
+        return;
+    }
     struct bd_tiled *tiled = &step->tiled;
     size_t nr = (size_t)step->kernel->nr;
-    bd_prepare_convolution(model, step, row_bytes(step), (uint64_t)depth(step) * nr * sizeof(float));
+    bd_prepare_convolution(model, step, group_bytes(step), (uint64_t)bd_depth(step) * nr * sizeof(float));
     if (model->memory == NULL)
         return;
     const float *next = step->in[1]->data;
-    memset(tiled->weights, 0, tiled->blocks * tiled->block_bytes);
+    memset(tiled->weights, 0, (size_t)tiled->groups * tiled->blocks * tiled->block_bytes);
     for (size_t filter = 0; filter < (size_t)tiled->filters; filter++) {
-        float *column = (float *)(void *)(tiled->weights + filter / nr * tiled->block_bytes) + filter % nr;
-        for (size_t i = 0; i < depth(step); i++)
+        struct bd_place_of place = bd_place_of(step, filter);
+        float *column = (float *)(void *)(tiled->weights + place.block * tiled->block_bytes) + place.column;
+        for (size_t i = 0; i < bd_depth(step); i++)
             column[i * nr] = *next++;
     }
 }
 
 /* Bits of one block, as long as its floats: one a weight, in the order [tap * C][NR], in whole bytes. */
 static uint64_t packed_bytes(const struct bd_step *step) {
-    return ((uint64_t)depth(step) * (uint64_t)step->kernel->nr + 7) / 8;
+    return ((uint64_t)bd_depth(step) * (uint64_t)step->kernel->nr + 7) / 8;
 }
 
 /* Rows of the file [F][tap] -> bits [block][tap * C][NR]. */
 static void prepare_binary_weight_conv(struct bd_model *model, struct bd_step *step) {
+    if (bd_is_depthwise(step)) {
+        prepare_depthwise_signs(model, step);
+        return;
+    }
     struct bd_tiled *tiled = &step->tiled;
-    size_t nr = (size_t)step->kernel->nr, channels = (size_t)step->window.channels;
+    size_t nr = (size_t)step->kernel->nr, channels = (size_t)tiled->channels;
     size_t file_row = (size_t)step->in[1]->shape[3], taps = (size_t)tiled->taps;
-    bd_prepare_convolution(model, step, row_bytes(step), packed_bytes(step));
+    bd_prepare_convolution(model, step, group_bytes(step), packed_bytes(step));
     bd_share(model, BD_EXPANDED, packed_bytes(step) * 8 * sizeof(float));
     if (model->memory == NULL)
         return;
-    memset(tiled->weights, 0, tiled->blocks * tiled->block_bytes);
+    memset(tiled->weights, 0, (size_t)tiled->groups * tiled->blocks * tiled->block_bytes);
     const unsigned char *row = step->in[1]->data;
     for (size_t filter = 0; filter < (size_t)tiled->filters; filter++) {
-        unsigned char *block = tiled->weights + filter / nr * tiled->block_bytes;
+        struct bd_place_of place = bd_place_of(step, filter);
+        unsigned char *block = tiled->weights + place.block * tiled->block_bytes;
         for (size_t tap = 0; tap < taps; tap++, row += file_row)
             for (size_t c = 0; c < channels; c++) {
-                size_t bit = (tap * channels + c) * nr + filter % nr;
+                size_t bit = (tap * channels + c) * nr + place.column;
                 unsigned negative = (row[c / 8] >> (c % 8)) & 1u;
                 block[bit / 8] = (unsigned char)(block[bit / 8] | negative << (bit % 8));
             }
@@ -87,57 +122,73 @@ static const void *expand_weights(const struct bd_model *model, const struct bd_
 }
 
 /* The sums of one strip. */
-static const float *multiply(const struct bd_step *step, const struct bd_strip *strip) {
+static void multiply(const struct bd_step *step, const struct bd_strip *strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
-    size_t channels = (size_t)step->window.channels;
+    size_t channels = (size_t)step->tiled.channels;
     const float *const *rows = (const float *const *)strip->rows;
     float *sums = strip->sums;
     for (size_t tile = 0; tile < strip->tiles; tile++)
         step->kernel->run.fgemm_f32(taps, channels, rows + tile * taps * mr, strip->weights, sums + tile * mr * nr, nr);
-    return sums;
 }
 
-static float *output_at(const struct bd_step *step, const struct bd_strip *strip) {
-    return (float *)step->out->data + strip->first_pixel * (size_t)step->tiled.filters + strip->first_filter;
-}
-
-/* y = clamp(sum + bias) */
-static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
-    (void)model;
-    const float *sums = multiply(step, strip), *bias = (const float *)step->in[2]->data + strip->first_filter;
-    float *y = output_at(step, strip);
-    for (size_t m = 0; m < strip->pixels; m++, sums += step->kernel->nr, y += step->tiled.filters)
-        bd_add_bias(strip->filters, sums, bias, step->node->minimum, step->node->maximum, y);
-}
-
-/* y = clamp(scale * sum + bias) */
-static void binary_weight_strip(const struct bd_model *model, const struct bd_step *step,
-                                const struct bd_strip *strip) {
-    (void)model;
-    const float *sums = multiply(step, strip);
-    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
-    const float *bias = (const float *)step->in[3]->data + strip->first_filter;
-    float *y = output_at(step, strip), products[BD_MAX_NR];
-    for (size_t m = 0; m < strip->pixels; m++, sums += step->kernel->nr, y += step->tiled.filters) {
-        for (size_t n = 0; n < strip->filters; n++)
-            products[n] = scale[n] * sums[n];
-        bd_round_products(products);
-        bd_add_bias(strip->filters, products, bias, step->node->minimum, step->node->maximum, y);
+/* y = clamp(scale * sum + bias + residual), the scale being 1 where it is NULL. */
+static void finish(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
+                   const struct bd_tensor *added) {
+    size_t filters = (size_t)step->tiled.filters;
+    float minimum = step->node->minimum, maximum = step->node->maximum, *y = bd_floats_at(step, step->out, strip);
+    const float *sums = strip->sums, *residual = bd_floats_at(step, added, strip);
+    for (size_t m = 0; m < strip->pixels; m++, sums += strip->stride, y += filters) {
+        if (scale == NULL)
+            bd_add_both(strip->filters, sums, bias, residual, minimum, maximum, y);
+        else
+            bd_affine(strip->filters, scale, sums, bias, residual, minimum, maximum, y);
+        residual = residual == NULL ? NULL : residual + filters;
     }
 }
 
+static void finish_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    (void)model;
+    finish(step, strip, NULL, (const float *)step->in[2]->data + strip->first_filter, step->in[3]);
+}
+
+static void finish_binary_weights(const struct bd_model *model, const struct bd_step *step,
+                                  const struct bd_strip *strip) {
+    (void)model;
+    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
+    finish(step, strip, scale, (const float *)step->in[3]->data + strip->first_filter, step->in[4]);
+}
+
+static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    multiply(step, strip);
+    finish_conv(model, step, strip);
+}
+
+static void binary_weight_strip(const struct bd_model *model, const struct bd_step *step,
+                                const struct bd_strip *strip) {
+    multiply(step, strip);
+    finish_binary_weights(model, step, strip);
+}
+
 static void run_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, float_weights, conv_strip);
+    if (bd_is_depthwise(step))
+        bd_convolve_depthwise(model, step, bd_sum_floats, finish_conv);
+    else
+        bd_convolve(model, step, float_weights, conv_strip);
 }
 
 static void run_binary_weight_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_convolve(model, step, expand_weights, binary_weight_strip);
+    if (bd_is_depthwise(step))
+        bd_convolve_depthwise(model, step, bd_sum_floats, finish_binary_weights);
+    else
+        bd_convolve(model, step, expand_weights, binary_weight_strip);
 }
 
 const struct bd_operator bd_operator_conv = {.name = "conv",
-                                             .in = {BD_F32, BD_F32, BD_F32},
+                                             .in = {BD_F32, BD_F32, BD_F32, BD_F32},
                                              .out = BD_F32,
                                              .constants_from = 1,
+                                             .optional_from = 3,
+                                             .residual = 3,
                                              .kernel_op = "fgemm",
                                              .kernel_out = "f32",
                                              .one_pixel_op = "fgemv",
@@ -146,9 +197,11 @@ const struct bd_operator bd_operator_conv = {.name = "conv",
                                              .run = run_conv};
 
 const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weight_conv",
-                                                           .in = {BD_F32, BD_U8, BD_F32, BD_F32},
+                                                           .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32},
                                                            .out = BD_F32,
                                                            .constants_from = 1,
+                                                           .optional_from = 4,
+                                                           .residual = 4,
                                                            .kernel_op = "fgemm",
                                                            .kernel_out = "f32",
                                                            .one_pixel_op = "fgemv",

@@ -9,6 +9,10 @@ static int check_pool(struct bd_step *step, char *error) {
     static const int32_t dense[2] = {1, 1};
     if (step->node->flags & ~(uint32_t)COUNT_PADS)
         return bd_fail_at(step, error, "flags %u are unknown", step->node->flags);
+    for (int i = 0; i < 4; i++)
+        if (step->node->pads[i] >= step->node->kernel[i % 2])
+            return bd_fail_at(step, error, "pad is %d, and its kernel %d", step->node->pads[i],
+                              step->node->kernel[i % 2]);
     return bd_check_window(step, dense, error) || bd_check_same_channels(step, error);
 }
 

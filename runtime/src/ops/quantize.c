@@ -1,17 +1,9 @@
 /* Floats to the floats that 8-bit integers stand for: y = scale * clamp(round(x / scale), -128, 127). */
 #include "../affine.h"
+#include "nearest.h"
 #include "parameters.h"
 
 #include <float.h>
-
-/* The nearest integer, halves to the even one. From 2^23 to 2^24 the floats are the integers, and a sum is rounded to
- * one of them as every sum is. Exact for magnitudes up to 2^22; beyond, a float that is as large, since each step is
- * monotone. rintf says the same, but is a call for each value where the instruction set has no such instruction, and it
- * gives -0, which no integer is. */
-static inline float nearest(float value) {
-    const float shift = 0x1.8p23f;
-    return (value + shift) - shift;
-}
 
 static int check_quantize_int8(struct bd_step *step, char *error) {
     if (bd_check_same_shape(step, step->in[0], error) || bd_check_vector(step, 1, 1, error))
@@ -29,7 +21,7 @@ static void run_quantize_int8(const struct bd_model *model, const struct bd_step
     float *y = step->out->data;
     size_t count = (size_t)(step->out->bytes / sizeof *y);
     for (size_t i = 0; i < count; i++)
-        y[i] = bd_clamp(nearest(x[i] / scale), -128, 127) * scale;
+        y[i] = bd_clamp(bd_nearest(x[i] / scale), -128, 127) * scale;
 }
 
 const struct bd_operator bd_operator_quantize_int8 = {.name = "quantize_int8",

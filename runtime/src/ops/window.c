@@ -12,12 +12,14 @@ static int check_range(const struct bd_step *step, const char *what, int value, 
 /* axis 0 is y, 1 is x. */
 static int check_axis(const struct bd_step *step, int axis, int dilation, char *error) {
     const struct bd_plan_node *node = step->node;
-    int kernel = node->kernel[axis], stride = node->strides[axis];
+    int kernel = node->kernel[axis], stride = node->strides[axis], most = MAX_SIZE;
     if (check_range(step, "kernel", kernel, 1, MAX_SIZE, error) ||
         check_range(step, "stride", stride, 1, MAX_SIZE, error) ||
-        check_range(step, "dilation", dilation, 1, MAX_SIZE, error) ||
-        check_range(step, "pad", node->pads[axis], 0, kernel * dilation - 1, error) ||
-        check_range(step, "pad", node->pads[axis + 2], 0, kernel * dilation - 1, error))
+        check_range(step, "dilation", dilation, 1, MAX_SIZE, error))
+        return 1;
+    most = kernel * dilation > most ? kernel * dilation : most;
+    if (check_range(step, "pad", node->pads[axis], 0, most, error) ||
+        check_range(step, "pad", node->pads[axis + 2], 0, most, error))
         return 1;
     const char *extent = axis == 0 ? "height" : "width";
     int in = step->in[0]->shape[1 + axis], out = step->out->shape[1 + axis];

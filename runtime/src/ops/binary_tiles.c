@@ -1,0 +1,102 @@
+#include "binary_tiles.h"
+
+#include <string.h>
+
+/* 32-bit rows of the file [F][tap] -> 64-bit words [block][tap][word][NR]. */
+static void tile_weights(struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, words = bd_words(tiled->channels);
+    size_t row_bytes = (size_t)step->in[1]->shape[3];
+    const unsigned char *row = step->in[1]->data;
+    memset(tiled->weights, 0, (size_t)tiled->groups * tiled->blocks * tiled->block_bytes);
+    for (size_t filter = 0; filter < (size_t)tiled->filters; filter++) {
+        struct bd_place_of place = bd_place_of(step, filter);
+        uint64_t *block = (uint64_t *)(void *)(tiled->weights + place.block * tiled->block_bytes);
+        for (size_t tap = 0; tap < taps; tap++, row += row_bytes)
+            for (size_t word = 0; word < words; word++) {
+                size_t left = row_bytes - word * 8;
+                memcpy(&block[(tap * words + word) * nr + place.column], row + word * 8, left < 8 ? left : 8);
+            }
+    }
+}
+
+/* The dot product of one tap's weights with a row of +1: C - 2 popcount, for [block][tap][NR]. */
+static void sum_taps(struct bd_step *step) {
+    const struct bd_tiled *tiled = &step->tiled;
+    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, words = bd_words(tiled->channels);
+    const uint64_t *next = (const uint64_t *)(const void *)tiled->weights;
+    for (size_t row = 0; row < (size_t)tiled->groups * tiled->blocks * taps; row++) {
+        int32_t *sums = tiled->tap_sums + row * nr;
+        for (size_t n = 0; n < nr; n++)
+            sums[n] = tiled->channels;
+        for (size_t word = 0; word < words; word++)
+            for (size_t n = 0; n < nr; n++)
+                sums[n] -= 2 * __builtin_popcountll(*next++);
+    }
+}
+
+/* [channel][tap], the lowest bit of each row -> bits [tap][word] */
+static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    size_t taps = (size_t)tiled->taps, words = bd_words(tiled->filters), row_bytes = (size_t)step->in[1]->shape[3];
+    tiled->row_bytes = words * sizeof(uint64_t);
+    tiled->source = step->in[0]->data;
+    tiled->weights = bd_take(&model->weights, (uint64_t)taps * words * sizeof(uint64_t));
+    if (model->memory == NULL)
+        return;
+    const unsigned char *row = step->in[1]->data;
+    uint64_t *weights = (uint64_t *)(void *)tiled->weights;
+    memset(weights, 0, taps * words * sizeof *weights);
+    for (size_t channel = 0; channel < (size_t)tiled->filters; channel++)
+        for (size_t tap = 0; tap < taps; tap++, row += row_bytes)
+            weights[tap * words + channel / 64] |= (uint64_t)(row[0] & 1u) << (channel % 64);
+}
+
+static int must_regroup(const struct bd_step *step) {
+    return step->tiled.groups > 1 && step->tiled.channels % 64 != 0 && !bd_is_depthwise(step);
+}
+
+void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
+    if (bd_is_depthwise(step)) {
+        prepare_depthwise(model, step);
+        return;
+    }
+    struct bd_tiled *tiled = &step->tiled;
+    uint64_t words = bd_words(tiled->channels), nr = (uint64_t)step->kernel->nr, taps = (uint64_t)tiled->taps;
+    bd_prepare_convolution(model, step, words * sizeof(uint64_t), taps * words * nr * sizeof(uint64_t));
+    if (step->node->pad_value == 0)
+        tiled->tap_sums =
+            bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
+    if (must_regroup(step)) {
+        bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * tiled->row_bytes);
+        tiled->source = model->shared[BD_REGROUPED];
+    }
+    if (model->memory == NULL)
+        return;
+    tile_weights(step);
+    if (tiled->tap_sums != NULL)
+        sum_taps(step);
+}
+
+/* `count` <= 64 bits from bit `first` on; none beyond them is read. */
+static uint64_t bits_from(const uint64_t *bits, size_t first, size_t count) {
+    const uint64_t *word = bits + first / 64;
+    size_t shift = first % 64;
+    uint64_t found = word[0] >> shift;
+    if (shift + count > 64)
+        found |= word[1] << (64 - shift);
+    return found & (~UINT64_C(0) >> (64 - count));
+}
+
+void bd_regroup(const struct bd_model *model, const struct bd_step *step) {
+    if (!must_regroup(step))
+        return;
+    size_t channels = (size_t)step->tiled.channels, groups = (size_t)step->tiled.groups;
+    size_t row = bd_words(step->window.channels);
+    const uint64_t *bits = step->in[0]->data;
+    uint64_t *next = model->shared[BD_REGROUPED];
+    for (size_t pixel = 0; pixel < bd_pixels(step->in[0]); pixel++, bits += row)
+        for (size_t group = 0; group < groups; group++)
+            for (size_t first = 0; first < channels; first += 64)
+                *next++ = bits_from(bits, group * channels + first, channels - first < 64 ? channels - first : 64);
+}

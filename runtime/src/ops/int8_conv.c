@@ -1,0 +1,256 @@
+/* Convolutions of 8-bit integers, for the layers whose weights stay numbers: the first and the last.
+ *
+ *   q   = clamp(round(x / input_scale), -128, 127)      NaN reads as -128
+ *   dot = sum over taps and channels of q * weight      exact in 32 bits; a padded tap reads 0
+ *   y   = clamp(scale * dot + bias), or the bit of dot < threshold
+ *
+ * What a few pixels see is copied beside each other as 16-bit integers: compilers turn the sum of their products with
+ * 8-bit weights into the multiply-adds that every vector unit has for 16 bits. Rows are padded with zeros to a multiple
+ * of 16, so that no loop has a rest; weights whose rows are such multiples are read in place. */
+#include "nearest.h"
+#include "parameters.h"
+#include "window.h"
+
+#include <float.h>
+#include <string.h>
+
+/* Pixels that are multiplied at once, filters whose sums are transformed at once (those of one word of bits), and what
+ * the length of a row is a multiple of. */
+enum { PIXELS = 4, FILTERS = 64, VECTOR = 16 };
+_Static_assert((int)FILTERS <= (int)BD_MAX_NR, "one call transforms a block");
+
+/* The largest sum of any filter: no q is beyond 128. */
+static int check_sums(const struct bd_step *step, size_t depth, char *error) {
+    const int8_t *weight = step->in[1]->data;
+    for (int filter = 0; filter < step->tiled.filters; filter++) {
+        uint64_t sum = 0;
+        for (size_t i = 0; i < depth; i++, weight++)
+            sum += (uint64_t)(*weight < 0 ? -*weight : *weight);
+        if (sum > INT32_MAX / 128)
+            return bd_fail_at(step, error, "filter %d sums beyond 32-bit integers", filter);
+    }
+    return 0;
+}
+
+static int check_input_scale(const struct bd_step *step, char *error) {
+    if (bd_check_vector(step, 2, 1, error))
+        return 1;
+    float scale = *(const float *)step->in[2]->data;
+    if (!(scale > 0 && scale <= FLT_MAX))
+        return bd_fail_at(step, error, "input scale is %g: finite numbers above 0 are possible", (double)scale);
+    return 0;
+}
+
+/* Weights [F, KH, KW, C / group] that fit the window, the input and the output. */
+static int check_weights(struct bd_step *step, char *error) {
+    const struct bd_plan_node *node = step->node;
+    const int *weights = step->in[1]->shape;
+    int channels = step->in[0]->shape[3], filters = step->out->shape[3], group = node->group;
+    if (bd_check_window(step, node->dilations, error))
+        return 1;
+    if (group < 1 || channels % group != 0 || filters % group != 0)
+        return bd_fail_at(step, error, "%d groups do not divide %d channels and %d filters", group, channels, filters);
+    if (weights[0] != filters || weights[1] != node->kernel[0] || weights[2] != node->kernel[1] ||
+        weights[3] != channels / group)
+        return bd_fail_at(step, error, "weights are [%d,%d,%d,%d], and [%d,%d,%d,%d] are needed", weights[0],
+                          weights[1], weights[2], weights[3], filters, node->kernel[0], node->kernel[1],
+                          channels / group);
+    size_t depth = (size_t)weights[1] * (size_t)weights[2] * (size_t)weights[3];
+    step->tiled.filters = filters;
+    step->tiled.taps = weights[1] * weights[2];
+    step->macs = (uint64_t)bd_pixels(step->out) * (uint64_t)filters * depth;
+    return check_sums(step, depth, error) || check_input_scale(step, error);
+}
+
+static int check_int8_conv(struct bd_step *step, char *error) {
+    return check_weights(step, error) || bd_check_vector(step, 3, step->tiled.filters, error) ||
+           bd_check_vector(step, 4, step->tiled.filters, error) || bd_check_clamp(step, error);
+}
+
+static int check_int8_conv_threshold(struct bd_step *step, char *error) {
+    return check_weights(step, error) || bd_check_vector(step, 3, step->tiled.filters, error) ||
+           bd_check_directions(step, 4, step->tiled.filters, error);
+}
+
+/* What one group sees of a pixel's window: its channels times the taps. */
+static size_t depth_of(const struct bd_step *step) {
+    return (size_t)step->tiled.taps * (size_t)(step->window.channels / step->node->group);
+}
+
+/* The same as a row: padded. */
+static size_t row_of(const struct bd_step *step) {
+    return (depth_of(step) + VECTOR - 1) / VECTOR * VECTOR;
+}
+
+static size_t patch_of(const struct bd_step *step) {
+    return row_of(step) * (size_t)step->node->group;
+}
+
+/* Patches first, for their alignment, then the integers of the input. */
+static void prepare_int8_conv(struct bd_model *model, struct bd_step *step) {
+    uint64_t patches = PIXELS * (uint64_t)patch_of(step) * sizeof(int16_t);
+    bd_share(model, BD_EXPANDED, patches + (uint64_t)bd_pixels(step->in[0]) * (uint64_t)step->window.channels);
+    size_t depth = depth_of(step), row = row_of(step), filters = (size_t)step->tiled.filters;
+    if (depth == row)
+        return;
+    step->tiled.weights = bd_take(&model->weights, (uint64_t)filters * row);
+    if (model->memory == NULL)
+        return;
+    memset(step->tiled.weights, 0, filters * row);
+    for (size_t filter = 0; filter < filters; filter++)
+        memcpy(step->tiled.weights + filter * row, (const int8_t *)step->in[1]->data + filter * depth, depth);
+}
+
+static void prepare_int8_conv_threshold(struct bd_model *model, struct bd_step *step) {
+    prepare_int8_conv(model, step);
+    step->tiled.flips = bd_take(&model->tables, bd_words(step->tiled.filters) * sizeof(uint64_t));
+    if (model->memory != NULL)
+        bd_pack_directions((size_t)step->tiled.filters, step->in[4]->data, step->tiled.flips);
+}
+
+static void quantize(size_t count, const float *x, float scale, int8_t *q) {
+    for (size_t i = 0; i < count; i++) {
+        float value = bd_nearest(x[i] / scale);
+        value = value >= -128 ? value : -128;
+        q[i] = (int8_t)(value <= 127 ? value : 127);
+    }
+}
+
+/* `pixels` pixels side by side from column `x` on; those beyond the border are 0. */
+static void copy_run(const struct bd_window *window, const int8_t *line, int x, int pixels, size_t channels,
+                     int16_t *patch) {
+    int before = x < 0 ? -x : 0, end = window->width - x;
+    before = before < pixels ? before : pixels;
+    end = end < pixels ? end : pixels;
+    size_t first = (size_t)before * channels, last = end > before ? (size_t)end * channels : first;
+    memset(patch, 0, first * sizeof *patch);
+    for (size_t i = first; i < last; i++)
+        patch[i] = line[(ptrdiff_t)x * window->channels + (ptrdiff_t)i];
+    memset(patch + last, 0, ((size_t)pixels * channels - last) * sizeof *patch);
+}
+
+/* What output pixel `pixel` sees of the integers, as rows [group][tap][C / group]. Taps that are neighbours in memory
+ * are copied together. */
+static void gather(const struct bd_step *step, const int8_t *integers, size_t pixel, int16_t *patch) {
+    const struct bd_window *window = &step->window;
+    int groups = step->node->group, together = groups == 1 && window->dilation_x == 1 ? window->kernel_width : 1;
+    size_t channels = (size_t)(window->channels / groups), padding = row_of(step) - depth_of(step);
+    int top = (int)(pixel / (size_t)window->out_width) * window->stride_y - window->pad_top;
+    int left = (int)(pixel % (size_t)window->out_width) * window->stride_x - window->pad_left;
+    for (int group = 0; group < groups; group++, integers += channels) {
+        for (int ky = 0; ky < window->kernel_height; ky++) {
+            int y = top + ky * window->dilation_y, inside = y >= 0 && y < window->height;
+            const int8_t *line = integers + (size_t)(inside ? y : 0) * (size_t)window->width * (size_t)window->channels;
+            for (int kx = 0; kx < window->kernel_width; kx += together, patch += (size_t)together * channels)
+                if (inside)
+                    copy_run(window, line, left + kx * window->dilation_x, together, channels, patch);
+                else
+                    memset(patch, 0, (size_t)together * channels * sizeof *patch);
+        }
+        memset(patch, 0, padding * sizeof *patch);
+        patch += padding;
+    }
+}
+
+/* The dot products of one filter with PIXELS patches that are `stride` apart: dots[m * FILTERS]. */
+static void multiply(size_t row, const int16_t *restrict patches, size_t stride, const int8_t *restrict weights,
+                     int32_t *restrict dots) {
+    const int16_t *a = patches, *b = a + stride, *c = b + stride, *d = c + stride;
+    int32_t sums[PIXELS] = {0};
+    for (size_t i = 0; i < row / VECTOR * VECTOR; i++) {
+        int16_t weight = weights[i];
+        sums[0] += a[i] * weight;
+        sums[1] += b[i] * weight;
+        sums[2] += c[i] * weight;
+        sums[3] += d[i] * weight;
+    }
+    for (size_t m = 0; m < PIXELS; m++)
+        dots[m * FILTERS] = sums[m];
+}
+
+/* The same for one patch: a dense layer has no other. */
+static void multiply_one(size_t row, const int16_t *restrict patch, size_t stride, const int8_t *restrict weights,
+                         int32_t *restrict dots) {
+    (void)stride;
+    int32_t sum = 0;
+    for (size_t i = 0; i < row / VECTOR * VECTOR; i++)
+        sum += patch[i] * (int16_t)weights[i];
+    *dots = sum;
+}
+
+/* Writes the output of `pixels` pixels from `first_pixel` on and `filters` filters from `first_filter` on. */
+typedef void transform_function(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
+                                size_t first_filter, size_t filters);
+
+static void to_floats(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
+                      size_t first_filter, size_t filters) {
+    size_t channels = (size_t)step->tiled.filters;
+    const float *scale = (const float *)step->in[3]->data + first_filter;
+    const float *bias = (const float *)step->in[4]->data + first_filter;
+    float *y = (float *)step->out->data + first_pixel * channels + first_filter;
+    step->transform->run.affine_f32(pixels, filters, dots, FILTERS, scale, bias, NULL, step->node->minimum,
+                                    step->node->maximum, y, channels);
+}
+
+static void to_bits(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
+                    size_t first_filter, size_t filters) {
+    size_t words = bd_words(step->tiled.filters), word = first_filter / FILTERS;
+    const int32_t *thresholds = (const int32_t *)step->in[3]->data + first_filter;
+    uint64_t *bits = (uint64_t *)step->out->data + first_pixel * words + word;
+    step->transform->run.threshold_b1(pixels, filters, dots, FILTERS, thresholds, step->tiled.flips[word], 0, bits,
+                                      words);
+}
+
+/* Where the last tile has fewer pixels, the patches of earlier ones stand in for the rest, and are not written. */
+static void run(const struct bd_model *model, const struct bd_step *step, transform_function *transform) {
+    size_t row = row_of(step), stride = patch_of(step), pixels = bd_pixels(step->out);
+    size_t filters = (size_t)step->tiled.filters, in_group = filters / (size_t)step->node->group;
+    const int8_t *weights = step->tiled.weights ? (const int8_t *)step->tiled.weights : step->in[1]->data;
+    int16_t *patches = model->shared[BD_EXPANDED];
+    int8_t *integers = (int8_t *)(patches + PIXELS * stride);
+    int32_t dots[PIXELS * FILTERS];
+    quantize(bd_pixels(step->in[0]) * (size_t)step->window.channels, step->in[0]->data,
+             *(const float *)step->in[2]->data, integers);
+    for (size_t pixel = 0; pixel < pixels; pixel += PIXELS) {
+        size_t left = pixels - pixel, tile = left < PIXELS ? left : PIXELS;
+        for (size_t m = 0; m < tile; m++)
+            gather(step, integers, pixel + m, patches + m * stride);
+        for (size_t m = tile; m < PIXELS && tile > 1; m++)
+            memcpy(patches + m * stride, patches, stride * sizeof *patches);
+        for (size_t first = 0; first < filters; first += FILTERS) {
+            size_t some = filters - first < FILTERS ? filters - first : FILTERS;
+            for (size_t n = 0; n < some; n++)
+                (tile > 1 ? multiply : multiply_one)(row, patches + (first + n) / in_group * row, stride,
+                                                     weights + (first + n) * row, dots + n);
+            transform(step, dots, pixel, tile, first, some);
+        }
+    }
+}
+
+static void run_int8_conv(const struct bd_model *model, const struct bd_step *step) {
+    run(model, step, to_floats);
+}
+
+static void run_int8_conv_threshold(const struct bd_model *model, const struct bd_step *step) {
+    run(model, step, to_bits);
+}
+
+const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
+                                                  .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32},
+                                                  .out = BD_F32,
+                                                  .constants_from = 1,
+                                                  .transform_op = "affine",
+                                                  .transform_out = "f32",
+                                                  .check = check_int8_conv,
+                                                  .prepare = prepare_int8_conv,
+                                                  .run = run_int8_conv};
+
+const struct bd_operator bd_operator_int8_conv_threshold = {.name = "int8_conv_threshold",
+                                                            .in = {BD_F32, BD_I8, BD_F32, BD_I32, BD_I8},
+                                                            .out = BD_BITS,
+                                                            .constants_from = 1,
+                                                            .transform_op = "threshold",
+                                                            .transform_out = "b1",
+                                                            .check = check_int8_conv_threshold,
+                                                            .prepare = prepare_int8_conv_threshold,
+                                                            .run = run_int8_conv_threshold};

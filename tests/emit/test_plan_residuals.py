@@ -1,0 +1,159 @@
+"""Sums, shifts and rectifiers become part of the nodes beside them, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from bindeploy import bits
+from bindeploy.convert import dialect
+from bindeploy.emit.plan import lower
+from bindeploy.emit.plan_format import Node, Plan
+from bindeploy.session import Session
+
+WINDOW = "group=1, strides=[1,1], pads=[1,1,1,1], dilations=[1,1], pad_value=1.0"
+generator = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return generator.standard_normal(shape, np.float32)
+
+
+def ops(plan: Plan) -> list[str]:
+    return [node.op for node in plan.nodes]
+
+
+def named(plan: Plan, name: str) -> Node:
+    (found,) = (node for node in plan.nodes if node.name == name)
+    return found
+
+
+def binary(name: str, x: str, y: str) -> str:
+    inputs = f"{x}, bits_{name}, scale_{name}, bias_{name}"
+    return f"[{name}] {y} = bindeploy.BinaryConv2d <channels=4, {WINDOW}> ({inputs})"
+
+
+def constants(*names: str) -> dict[str, np.ndarray]:
+    """Scales and biases whose every sum is rounded."""
+    made = {}
+    for name in names:
+        made[f"bits_{name}"] = bits.pack(normal(4, 3, 3, 4))
+        made |= {f"scale_{name}": normal(4), f"bias_{name}": normal(4)}
+    return made
+
+
+def same(model: ir.Model, x: np.ndarray) -> None:
+    """Every float is that of one rounding an operation, in the order that ONNX says."""
+    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=dialect.REFERENCE_OPS)
+    expected = evaluator.run(None, {"x": x})[0]
+    for isa in (None, "scalar"):
+        with Session(model, isa=isa) as opened:
+            np.testing.assert_array_equal(opened.run(None, {"x": x})[0], expected)
+
+
+def test_the_blocks_of_bi_real_net_have_no_add(graph):
+    """Two layers, each with its own shortcut: what was six nodes are four, and no float is new."""
+    body = f"{binary('a', 'x', 'h')} s = Add(h, x) {binary('b', 's', 'k')} y = Add(s, k)"
+    model = graph("[N,4,7,5]", body, **constants("a", "b"))
+    plan = lower(model)
+    assert ops(plan) == ["to_nhwc", "binarize", "binary_conv", "binarize", "binary_conv", "to_nchw"]
+    first, second = named(plan, "a"), named(plan, "b")
+    assert first.inputs[4] == plan.nodes[0].output
+    assert second.inputs[4] == first.output
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_without_fusion_the_same_block_has_its_adds(graph):
+    """Both sums read twice: the very nodes that the fused block has no more."""
+    body = f"""{binary("a", "x", "h")} s = Add(h, x) {binary("b", "s", "k")} t = Add(s, k)
+        u = Add(t, h) y = Add(u, k)"""
+    model = graph("[N,4,7,5]", body, **constants("a", "b"))
+    assert ops(lower(model)).count("add") == 4
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_a_shortcut_that_comes_later_puts_the_layer_off(graph):
+    body = f"""{binary("a", "x", "h")}
+        p = AveragePool <kernel_shape=[1,1]> (x) q = PRelu(p, slope) y = Add(q, h)"""
+    model = graph("[N,4,7,5]", body, **constants("a"), slope=normal(4, 1, 1))
+    plan = lower(model)
+    assert ops(plan) == ["to_nhwc", "binarize", "average_pool", "prelu", "binary_conv", "to_nchw"]
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_of_two_layers_the_later_one_adds_the_other(graph):
+    body = f"{binary('a', 'x', 'h')} {binary('b', 'x', 'k')} y = Add(k, h)"
+    model = graph("[N,4,7,5]", body, **constants("a", "b"))
+    plan = lower(model)
+    assert ops(plan) == ["to_nhwc", "binarize", "binary_conv", "binary_conv", "to_nchw"]
+    assert (len(named(plan, "a").inputs), named(plan, "b").inputs[4]) == (4, plan.nodes[2].output)
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_a_layer_adds_one_tensor_and_a_second_sum_stays(graph):
+    body = f"{binary('a', 'x', 'h')} s = Add(h, x) y = Add(s, x)"
+    model = graph("[N,4,7,5]", body, **constants("a"))
+    assert ops(lower(model)) == ["to_nhwc", "binarize", "binary_conv", "add", "to_nchw"]
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_limits_after_the_sum_join_the_layer_and_limits_before_it_keep_them_apart(graph):
+    after = f"{binary('a', 'x', 'h')} s = Add(h, x) y = Relu(s)"
+    model = graph("[N,4,7,5]", after, **constants("a"))
+    plan = lower(model)
+    assert ops(plan) == ["to_nhwc", "binarize", "binary_conv", "to_nchw"]
+    assert (named(plan, "a").minimum, named(plan, "a").maximum) == (0, np.inf)
+    same(model, normal(3, 4, 7, 5))
+    before = f"{binary('a', 'x', 'h')} r = Relu(h) y = Add(r, x)"
+    model = graph("[N,4,7,5]", before, **constants("a"))
+    assert ops(lower(model)) == ["to_nhwc", "binarize", "binary_conv", "add", "to_nchw"]
+    same(model, normal(3, 4, 7, 5))
+
+
+@pytest.mark.parametrize("op", ["Conv", "BinaryWeightConv2d"])
+def test_layers_that_read_floats_add_too(op, graph):
+    whole = {"w": np.rint(2 * normal(4, 4, 3, 3)), "b": normal(4)}
+    body = "[c] h = Conv <pads=[1,1,1,1]> (x, w, b)"
+    if op != "Conv":
+        whole = constants("c")
+        body = binary("c", "x", "h").replace("BinaryConv2d", op).replace("=1.0", "=0.0")
+    model = graph("[N,4,7,5]", f"{body} s = Add(x, h) y = Relu(s)", **whole)
+    assert ops(lower(model)).count("add") == 0
+    same(model, np.rint(3 * normal(2, 4, 7, 5)))
+
+
+def test_bits_that_are_added_are_unpacked_before_the_layer_that_adds_them(graph):
+    body = f"{binary('a', 'x', 'h')} s = bindeploy.latent.BinarySign(x) y = Add(h, s)"
+    model = graph("[N,4,7,5]", body, **constants("a"))
+    assert ops(lower(model)) == ["to_nhwc", "binarize", "unpack", "binary_conv", "to_nchw"]
+    same(model, normal(3, 4, 7, 5))
+
+
+RECTIFIERS = {
+    "RPReLU": ("a = Add(x, b) p = PRelu(a, s) y = Add(p, d)", ["prelu"], 4),
+    "shift behind": ("p = PRelu(x, s) y = Sub(p, d)", ["prelu"], 4),
+    "shift before": ("a = Add(b, x) y = PRelu(a, s)", ["prelu"], 3),
+    "scale before": ("a = Mul(x, b) y = PRelu(a, s)", ["affine", "prelu"], 2),
+    "scale behind": ("p = PRelu(x, s) y = Mul(p, d)", ["prelu", "affine"], 2),
+    "shift read twice": ("a = Add(x, b) p = PRelu(a, s) y = Add(p, a)", ["affine", "prelu", "add"],
+                         2),
+    "limits between": ("p = PRelu(x, s) r = Relu(p) y = Add(r, d)", ["prelu", "affine"], 2),
+    "limits behind": ("p = PRelu(x, s) a = Add(p, d) y = Relu(a)", ["prelu"], 4),
+    "shift by element": ("a = Add(x, e) p = PRelu(a, s) y = Add(p, e)", ["prelu"], 4),
+    "slope by element": ("a = Add(x, b) p = PRelu(a, e) y = Add(p, e)", ["affine", "prelu"], 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected", "inputs"), RECTIFIERS.values(), ids=RECTIFIERS)
+def test_shifts_beside_a_prelu_are_its_own(body, expected, inputs, graph):
+    shifts = {"e": normal(1, 4, 7, 5)} | {name: normal(4, 1, 1) for name in "bsd"}
+    model = graph("[N,4,7,5]", body, **shifts)
+    plan = lower(model)
+    assert ops(plan)[1:-1] == expected
+    (rectifier,) = (node for node in plan.nodes if node.op == "prelu")
+    assert len(rectifier.inputs) == inputs
+    left = {tensor.name.rsplit("/")[-1] for tensor in plan.tensors}
+    assert ("scale" in left) == ("affine" in expected)
+    same(model, normal(3, 4, 7, 5))

@@ -1,0 +1,75 @@
+"""The whole runtime on 64-bit and 32-bit ARM, under emulators, gives the bits of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiled_runtime import SOURCES, build
+from grouped import GROUPS, layer
+from numpy.typing import NDArray
+from one_op import HEIGHT, WIDTH, Window, finish, signs
+from plan_builder import RUNTIME
+
+from bindeploy import bits
+
+BENCH = str(RUNTIME / "bench/bd_bench.c")
+TARGETS = {
+    "qemu-aarch64": ["-target", "aarch64-linux-musl"],
+    "qemu-arm": ["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon"],
+}
+WINDOW = Window(strides=(1, 2), pads=(2, 1, 0, 1))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("here") / "bd_bench", [*SOURCES, BENCH], "-O1")
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What starts the program for another machine."""
+    if importlib.util.find_spec("ziglang") is None or shutil.which(request.param) is None:
+        pytest.skip(f"ziglang or {request.param} is not installed")
+    program = tmp_path_factory.mktemp(request.param) / "bd_bench"
+    zig = [sys.executable, "-m", "ziglang", "cc", *TARGETS[request.param], "-static"]
+    flags = ["-O2", "-std=c11", "-ffp-contract=off", f"-I{RUNTIME / 'include'}"]
+    subprocess.run([*zig, *flags, *SOURCES, BENCH, "-lm", "-o", program], check=True)
+    return [request.param, program]
+
+
+def outcome(command: list, folder: Path) -> tuple[NDArray, NDArray]:
+    """The output and the integers of one plan."""
+    files = [word for name in ("input", "output", "integers") for word in (f"--{name}", name)]
+    subprocess.run([*command, "model.bd", *files], cwd=folder, check=True)
+    output = np.fromfile(folder / "output", np.uint32)
+    return output, np.fromfile(folder / "integers", np.int32)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_residuals_and_thresholds(
+    here: Path, emulated: list, name: str, tmp_path: Path
+) -> None:
+    group, channels, filters = GROUPS[name]
+    random = np.random.default_rng(channels)
+    x = random.standard_normal((HEIGHT, WIDTH, group * channels), np.float32)
+    weights = bits.pack(signs(random, group * filters, 3, 3, channels))
+    affine = random.standard_normal((2, group * filters), np.float32)
+    threshold = random.integers(-9, 10, group * filters, np.int32)
+    direction = random.choice(np.array([-1, 1], np.int8), group * filters)
+    x.transpose(2, 0, 1).tofile(tmp_path / "input")
+    cases = {
+        "binary_conv": ((weights, *affine), {"residual": True, "minimum": -3.0}),
+        "binary_conv_threshold": ((weights, threshold, direction), {"pad_value": 0}),
+    }
+    for op, (constants, settings) in cases.items():
+        plan = finish(*layer(op, x, constants, WINDOW, group=group, **settings))
+        (tmp_path / "model.bd").write_bytes(plan)
+        expected = outcome([here], tmp_path)
+        for one, other in zip(outcome(emulated, tmp_path), expected, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=op)
