@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo/run
 
-.PHONY: demo test check emulators clean
+.PHONY: demo test check emulators headers foreign clean
 
 demo: .venv/.demo
 	rm -rf demo
@@ -14,7 +14,7 @@ demo: .venv/.demo
 	$(BIN)/bindeploy verify demo/arm
 	$(BIN)/bindeploy bench demo/host --compare onnxruntime
 
-test: .venv/.test emulators check
+test: .venv/.test emulators headers foreign check
 	$(BIN)/python -m pytest --durations=10
 
 check: .venv/.test
@@ -31,6 +31,16 @@ emulators:
 	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
 	    sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends qemu-user; \
 	else echo "no qemu-aarch64 here and no apt to install it: emulated runs will be skipped"; fi
+
+# onnxruntime's C header (its operators of ours are built against it), and an environment with Brevitas and qonnx, whose word our conversion is
+# checked against. Where they cannot be had, the tests that need them say that they were skipped.
+headers: .venv/.test
+	@[ -f build/onnxruntime/onnxruntime_c_api.h ] || $(BIN)/python runtime/ort/fetch-headers build/onnxruntime || \
+	    echo "no header of onnxruntime: its custom operators will not be tested"
+
+foreign: .venv/.test
+	@[ -f .venv/foreign/.ready ] || { PYTHON=$(BIN)/python sh tests/foreign/environment && touch .venv/foreign/.ready; } || \
+	    echo "no Brevitas and qonnx: foreign graphs will not be compared"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

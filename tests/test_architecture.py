@@ -20,7 +20,7 @@ ROOMS = [
     {"emit"},
     {"library"},
     {"session", "build"},
-    {"on"},
+    {"on", "ort"},
     {"bundle"},
     {"bench"},
     {"tables"},
