@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from bindeploy import __version__
-from bindeploy.errors import BindeployError, not_installed
+from bindeploy.errors import BindeployError, not_installed, unknown
 from bindeploy.train.settings import Settings
 
 INTERRUPTED = 130
@@ -100,6 +100,23 @@ def _console(record: bool = False) -> Any:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 out_folder = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder.")
+
+
+def edges(command: Callable) -> Callable:
+    """The two options of the layers whose weights stay numbers."""
+    calibrate = click.option(
+        "--calibrate",
+        metavar="DATA",
+        type=click.Path(path_type=Path),
+        help="Inputs to fit --edges to, as the network reads them: .npy, .npz, or a folder.",
+    )
+    kind = click.option(
+        "--edges",
+        cls=FromTable,
+        table="bindeploy.convert.quantize_edges:EDGES",
+        help="What layers whose weights stay numbers (the first, the last) become:",
+    )
+    return kind(calibrate(command))
 
 
 @click.group(cls=Road, context_settings={"help_option_names": ["-h", "--help"]})
@@ -187,14 +204,31 @@ def _percent(accuracy: float | None) -> str:
     default="runtime",
     show_default=True,
 )
+@edges
 @out_folder
 @as_json
-def export(source: Path, target: str, format_: str, out: Path, as_json: bool) -> None:
+def export(
+    source: Path,
+    target: str,
+    format_: str,
+    edges: str | None,
+    calibrate: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Pack a RUN or an ONNX file into a bundle for a target."""
     from bindeploy import target as targets
     from bindeploy.bundle import from_source
 
-    bundle = from_source(source, targets.load(target), out, format=format_, progress=_note)
+    bundle = from_source(
+        source,
+        targets.load(target),
+        out,
+        format=format_,
+        edges=edges,
+        calibrate=calibrate,
+        progress=_note,
+    )
     files = {
         str(path.relative_to(bundle.path)): path.stat().st_size
         for path in sorted(bundle.path.rglob("*"))
@@ -219,16 +253,39 @@ def _note(line: str) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--explain", is_flag=True, help="Say of each layer what was binarized, or why not.")
+@edges
+@click.option(
+    "--weight-only",
+    cls=FromTable,
+    table="bindeploy.convert.pipeline:WEIGHT_ONLY",
+    help="What dense layers of 1-bit weights and float inputs become, for stock onnxruntime:",
+)
 @as_json
-def convert(source: Path, destination: Path, explain: bool, as_json: bool) -> None:
+def convert(
+    source: Path,
+    destination: Path,
+    explain: bool,
+    edges: str | None,
+    calibrate: Path | None,
+    weight_only: str | None,
+    as_json: bool,
+) -> None:
     """Pack the binary layers of an ONNX file into bits."""
-    from bindeploy.convert import pipeline
+    from bindeploy.convert import calibration, pipeline
+    from bindeploy.convert.quantize_edges import EDGES
     from bindeploy.emit import onnx as portable
 
     if destination.exists() and source.exists() and destination.samefile(source):
         raise BindeployError(f"`{destination}` is the source itself: give another name to write to")
+    if edges not in (None, *EDGES):
+        raise unknown("--edges", edges, EDGES)
+    if (edges is None) != (calibrate is None):
+        raise click.UsageError("--edges and --calibrate go together")
+    if weight_only not in (None, *pipeline.WEIGHT_ONLY):
+        raise unknown("--weight-only", str(weight_only), pipeline.WEIGHT_ONLY)
     model = pipeline.load(source)
-    conversion = pipeline.run(model)
+    images = None if calibrate is None else calibration.for_model(calibrate, model)
+    conversion = pipeline.run(model, images, weight_only)
     layers = [layer.__dict__ for layer in conversion.layers]
     packed = sum(layer["binarized"] for layer in layers)
     if packed:

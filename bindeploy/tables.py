@@ -159,6 +159,9 @@ def inspect(report: Row, out: Console) -> None:
     share = f", {total['float_bytes'] / stored:.1f} times smaller" if stored else ""
     what = "file" if "file_bytes" in total else "weights"
     out.print(f"{what}: {size(stored)}; as float32 {size(total['float_bytes'])}{share}")
+    if "file" in total:
+        parts = ", ".join(f"{part} {size(count)}" for part, count in total["file"].items())
+        out.print(f"of which {parts}")
 
 
 def explain(layers: list[Row], out: Console) -> None:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from bindeploy import Session
 from bindeploy.bundle.formats import FORMATS
@@ -23,16 +23,26 @@ def foreign(tmp_path):
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
-    onnx.save(one_node("Relu", ""), tmp_path / "float.onnx")
-    onnx.save(one_node("Warp", "my.domain"), tmp_path / "odd.onnx")
+    onnx.save(one_node("Relu"), tmp_path / "float.onnx")
+    onnx.save(before_a_binary_layer("Warp", "my.domain"), tmp_path / "odd.onnx")
     return tmp_path
 
 
-def one_node(op: str, domain: str) -> onnx.ModelProto:
-    """A model of one node, named `odd`."""
-    node = helper.make_node(op, ["x"], ["y"], "odd", domain=domain)
+def one_node(op: str) -> onnx.ModelProto:
+    """A model of one standard node."""
+    return model(helper.make_node(op, ["x"], ["y"]))
+
+
+def before_a_binary_layer(op: str, domain: str) -> onnx.ModelProto:
+    """A model of a node of another domain, named `odd`, and a dense layer of +-1 weights."""
+    odd = helper.make_node(op, ["x"], ["h"], "odd", domain=domain)
+    signs = numpy_helper.from_array(np.where(np.eye(8) > 0, 1, -1).astype(np.float32), "signs")
+    return model(odd, helper.make_node("MatMul", ["h", "signs"], ["y"]), constants=[signs])
+
+
+def model(*nodes: onnx.NodeProto, constants=()) -> onnx.ModelProto:
     values = [helper.make_tensor_value_info(name, 1, ["N", 1, 8, 8]) for name in "xy"]
-    graph = helper.make_graph([node], "graph", values[:1], values[1:])
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], constants)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("my.domain", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 

@@ -35,20 +35,27 @@ CANDIDATE_COUNT = 64
 CANDIDATE_NUMBERS = 2**26
 """What they may hold in all: large images are fewer."""
 
+STOCK = ("", "bindeploy", "bindeploy.latent", "com.microsoft")
+"""Domains whose operators run in stock onnxruntime, from the file itself where they are ours."""
+
 
 def from_source(
     source: Path | str | ir.Model,
     target: Target | str,
     out: Path | str,
     format: str = "runtime",
+    edges: str | None = None,
+    calibrate: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a RUN folder, an ONNX file or an ONNX model, and bundle it for `target` in `out`.
 
     A run brings its own images, and torch records the golden vectors. For an ONNX model the images
     are standard normal noise, and stock onnxruntime records them on the graph as it was given.
-    `target` is a `Target`, the name of one, or a TOML file. Raises `BindeployError` for a source
-    that is neither, and as `create` does.
+    `edges` "int8" turns the layers whose weights stay numbers into int8, which `calibrate` (a file
+    or folder for `calibration.read`; a run's own images do too) fits; onnxruntime then records the
+    golden vectors on the converted graph. `target` is a `Target`, the name of one, or a TOML file.
+    Raises `BindeployError` for a source that is neither, and as `create` does.
     """
     from bindeploy.convert import pipeline
 
@@ -57,18 +64,46 @@ def from_source(
     built_for = load(target) if isinstance(target, str) else target
     tell = progress or (lambda line: None)
     tell("reading the network")
-    latent, candidates, evaluate, engine, provenance = _read_source(source)
-    packed = pipeline.convert(latent)
+    given = _read_source(source)
+    packed = pipeline.convert(given.latent, _calibration(given, edges, calibrate))
     tell("choosing golden inputs")
-    golden = _record(latent, candidates, evaluate, engine)
-    return create(packed, golden, built_for, out, provenance, format=format, progress=progress)
+    golden = _record(given, packed, recalibrated=edges is not None)
+    return create(
+        packed, golden, built_for, out, given.provenance, format=format, progress=progress
+    )
+
+
+def _calibration(
+    given: _Source, edges: str | None, calibrate: Path | str | None
+) -> NDArray[np.float32] | None:
+    """The images to calibrate with, None where nothing is to be calibrated."""
+    from bindeploy.convert import calibration
+    from bindeploy.convert.quantize_edges import EDGES
+
+    if edges not in (None, *EDGES):
+        raise unknown("edges", str(edges), EDGES)
+    if edges is None:
+        if calibrate is not None:
+            raise BindeployError(f"`{calibrate}` calibrates nothing: give --edges int8 as well")
+        return None
+    if calibrate is not None:
+        return calibration.for_model(calibrate, given.latent)
+    if not given.real:
+        raise BindeployError(
+            "--edges int8 is fitted to real inputs: give --calibrate, a .npy or .npz of them"
+        )
+    return given.candidates
 
 
 class _Source(NamedTuple):
-    """A network before conversion, images to choose golden inputs from, and who evaluates it."""
+    """A network before conversion, images to choose golden inputs from, and who evaluates it.
+
+    `real` says whether the images are of the network's data.
+    """
 
     latent: ir.Model
     candidates: NDArray[np.float32]
+    real: bool
     evaluate: Callable[[NDArray[np.float32]], Results]
     engine: str
     provenance: dict[str, object]
@@ -94,6 +129,7 @@ def _from_run(run: Path) -> _Source:
     return _Source(
         exported.model,
         exported.candidates,
+        True,
         exported.evaluate,
         f"torch {version('torch').partition('+')[0]}",
         {"source": run.name, "run": record},
@@ -123,10 +159,19 @@ def _from_model(model: ir.Model, provenance: dict[str, object]) -> _Source:
     count = min(CANDIDATE_COUNT, CANDIDATE_NUMBERS // math.prod(shape))
     if not count:
         raise BindeployError(f"the model's images of {list(shape)} are too large to be recorded")
+    signed = pipeline.with_signs(model)
+    for node in signed.graph:
+        if node.domain not in STOCK:
+            raise BindeployError(
+                f"node `{node.name}` is `{node.domain}::{node.op_type}`, which no engine runs: "
+                "`bindeploy convert` keeps it, for an engine of yours"
+            )
+    foreign = any(node.domain not in STOCK for node in model.graph)
     return _Source(
-        model,
+        signed,
         np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32),
-        lambda images: run_onnxruntime(model, images),
+        False,
+        lambda images: run_onnxruntime(signed if foreign else model, images),
         f"onnxruntime {version('onnxruntime')}",
         provenance,
     )
@@ -146,25 +191,42 @@ def _input_shape(model: ir.Model) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)  # type: ignore[arg-type]
 
 
-def _record(
-    latent: ir.Model,
-    candidates: NDArray[np.float32],
-    evaluate: Callable[[NDArray[np.float32]], Results],
-    engine: str,
-) -> Golden:
-    """Golden vectors of the candidates that are clearest of ties, up to `GOLDEN_COUNT`."""
+def _record(given: _Source, packed: ir.Model, recalibrated: bool) -> Golden:
+    """Golden vectors of the candidates that are clearest of ties, up to `GOLDEN_COUNT`.
+
+    Of the source graph, whose layers may be no binary ones yet: the integers that it does not name
+    are those of the converted graph. Where calibration changed the numbers, all are.
+    """
+    from bindeploy.convert.engines import run_onnxruntime
     from bindeploy.convert.golden import select
 
-    chosen = select(latent, candidates, GOLDEN_COUNT)
-    images = candidates[chosen.indices]
+    chosen = select(packed if recalibrated else given.latent, given.candidates, GOLDEN_COUNT)
+    images = given.candidates[chosen.indices]
     margin = chosen.margin if np.isfinite(chosen.margin) else None
-    return Golden(images, *evaluate(images), engine, chosen.skipped, margin)
+    if recalibrated:
+        engine = f"onnxruntime {version('onnxruntime')}, of the int8 edges"
+        return Golden(images, *run_onnxruntime(packed, images), engine, chosen.skipped, margin)
+    logits, integers = given.evaluate(images)
+    if not _integer_layers(packed) <= integers.keys():
+        integers = run_onnxruntime(packed, images)[1] | integers
+    return Golden(images, logits, integers, given.engine, chosen.skipped, margin)
+
+
+def _integer_layers(packed: ir.Model) -> set[str]:
+    from bindeploy.convert import dialect
+
+    return {
+        str(node.name)
+        for node, op in dialect.layers(packed)
+        if op.binarizes and "bits" in op.inputs
+    }
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
     """What a MODEL.onnx, a bundle or a RUN costs: `layers` and `total` of `convert.inspect`.
 
-    A run is counted as converted. For a bundle, `total` has `file_bytes`: of the plan, or of the
+    A run is counted as converted. For a file, `total` has `file_bytes`, and in `file` the bytes of
+    bits, scales, float constants and graph, whose sum that is; a bundle's file is its plan, or the
     portable file where there is no plan. A name of the zoo, where nothing of that name is there, is
     counted by `train.summary`.
     """
@@ -172,16 +234,21 @@ def inspect(path: Path | str) -> dict[str, Any]:
     if not path.exists():
         return _inspect_model(str(path))
     from bindeploy.convert import pipeline
+    from bindeploy.convert.file_bytes import onnx_bytes
     from bindeploy.convert.inspect import inspect as cost
+    from bindeploy.emit.plan_bytes import plan_bytes
 
     if path.is_file():
-        return cost(pipeline.load(path))
+        return _with_file(cost(pipeline.load(path)), onnx_bytes(path))
     if (path / RUN).is_file():
         return cost(pipeline.convert(_export(path).model))
     bundle = Bundle.open(path)
-    report = cost(pipeline.load(bundle.model))
-    file = bundle.plan if bundle.plan.is_file() else bundle.model
-    report["total"]["file_bytes"] = file.stat().st_size
+    parts = plan_bytes(bundle.plan) if bundle.plan.is_file() else onnx_bytes(bundle.model)
+    return _with_file(cost(pipeline.load(bundle.model)), parts)
+
+
+def _with_file(report: dict[str, Any], parts: dict[str, int]) -> dict[str, Any]:
+    report["total"] |= {"file_bytes": sum(parts.values()), "file": parts}
     return report
 
 

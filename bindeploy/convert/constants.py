@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, count
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -19,13 +20,24 @@ def read(value: ir.Value | None) -> NDArray | None:
     return None if tensor is None else tensor.numpy()
 
 
+_OUTPUTS: WeakKeyDictionary[ir.Graph, set[str | None]] = WeakKeyDictionary()
+"""The names of every node's outputs, as they were when a graph got its first initializer here: to
+look through all nodes for each of ten thousand layers takes a minute. Passes that name outputs
+themselves do not name them like constants."""
+
+
 def initializer(graph: ir.Graph, name: str, array: NDArray) -> ir.Value:
     """A new initializer called `name`, or `name.1`, `name.2`, ... where `name` is taken."""
-    taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {output.name for node in graph for output in node.outputs}
+    if graph not in _OUTPUTS:
+        _OUTPUTS[graph] = {output.name for node in graph for output in node.outputs}
+    inputs, outputs = {value.name for value in graph.inputs}, _OUTPUTS[graph]
     candidates = chain([name], (f"{name}.{number}" for number in count(1)))
-    unique = next(candidate for candidate in candidates if candidate not in taken)
-    array = np.ascontiguousarray(array)
+    unique = next(
+        candidate
+        for candidate in candidates
+        if not (candidate in graph.initializers or candidate in inputs or candidate in outputs)
+    )
+    array = np.asarray(array, order="C")
     value = ir.Value(
         name=unique,
         shape=ir.Shape(array.shape),

@@ -19,8 +19,10 @@ from onnx.reference.op_run import OpRun
 
 from bindeploy.convert import dialect_checks as checks
 from bindeploy.convert import dialect_functions as functions
+from bindeploy.convert import dialect_int8 as int8
 from bindeploy.convert import dialect_reference as reference
 from bindeploy.convert import dialect_shapes as shapes
+from bindeploy.convert.dialect_compact import compact
 from bindeploy.errors import BindeployError
 
 DOMAIN = "bindeploy"
@@ -37,6 +39,8 @@ INPUT_TYPES = {
     "bias": ir.DataType.FLOAT,
     "threshold": ir.DataType.INT32,
     "direction": ir.DataType.INT8,
+    "int8_weight": ir.DataType.INT8,
+    "input_scale": ir.DataType.FLOAT,
 }
 ATTRIBUTE_TYPES = {
     "channels": ir.AttributeType.INT,
@@ -51,7 +55,10 @@ ATTRIBUTE_TYPES = {
 AFFINE = ("x", "bits", "scale", "bias")
 THRESHOLD = ("x", "bits", "threshold", "direction")
 LATENT_AFFINE = ("x", "weight", "scale", "bias")
-WINDOW = ("group", "strides", "pads", "dilations", "pad_value")
+INT8_AFFINE = ("x", "int8_weight", "input_scale", "scale", "bias")
+INT8_THRESHOLD = ("x", "int8_weight", "input_scale", "threshold", "direction")
+INT8_WINDOW = ("group", "strides", "pads", "dilations")
+WINDOW = (*INT8_WINDOW, "pad_value")
 CONVOLUTION = ("channels", *WINDOW)
 LINEAR = ("channels",)
 POOL = ("kernel_shape", "strides", "pads")
@@ -166,6 +173,54 @@ OPS: dict[tuple[str, str], Op] = {
             infer=shapes.pool,
             check=checks.pool,
             title="direction * MaxPool(direction * sign(x))",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="Int8Conv2d",
+            inputs=INT8_AFFINE,
+            attributes=INT8_WINDOW,
+            binarizes=False,
+            body=int8.conv2d_body,
+            meaning=int8.int8_conv2d,
+            infer=shapes.latent_convolution,
+            check=int8.check_convolution,
+            title="scale * conv(q(x), int8) + bias, q(x) = clamp(round(x / input_scale))",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="Int8Conv2dThreshold",
+            inputs=INT8_THRESHOLD,
+            attributes=INT8_WINDOW,
+            binarizes=False,
+            body=int8.conv2d_threshold_body,
+            meaning=int8.int8_conv2d_threshold,
+            infer=shapes.latent_convolution,
+            check=int8.check_convolution,
+            title="+1 iff (conv(q(x), int8) >= threshold), negated where direction is -1",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="Int8Linear",
+            inputs=INT8_AFFINE,
+            attributes=(),
+            binarizes=False,
+            body=int8.linear_body,
+            meaning=int8.int8_linear,
+            infer=shapes.linear,
+            check=int8.check_linear,
+            title="scale * (q(x) @ int8) + bias, q(x) = clamp(round(x / input_scale))",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="Int8LinearThreshold",
+            inputs=INT8_THRESHOLD,
+            attributes=(),
+            binarizes=False,
+            body=int8.linear_threshold_body,
+            meaning=int8.int8_linear_threshold,
+            infer=shapes.linear,
+            check=int8.check_linear,
+            title="+1 iff (q(x) @ int8 >= threshold), negated where direction is -1",
         ),
         Op(
             domain=LATENT,
@@ -288,9 +343,7 @@ def function(op: Op, opset: int = OPSET) -> ir.Function:
         attributes=attributes,
         opset_imports={"": opset},
     )
-    for node in body:
-        node.metadata_props.clear()
-    body.outputs[0].name = "y"
+    compact(body)
     return body
 
 

@@ -19,6 +19,9 @@ from bindeploy.errors import BindeployError
 LARGEST_SUM = 2**24
 """Beyond it float32 no longer counts: the function bodies would lose the integer."""
 
+LARGEST_INTEGER = 2**31 - 1
+"""Of a stride, pad or dilation: what the runtime's fields hold."""
+
 
 class Layer:
     """A dialect node with its inputs by name."""
@@ -63,8 +66,11 @@ class Layer:
 
     def integers(self, name: str, count: int, least: int) -> Sequence[int]:
         values = self.node.attributes[name].as_ints()
-        if len(values) != count or min(values) < least:
-            self.fail(f"has {name} {list(values)}", f"give {count} integers of at least {least}")
+        if len(values) != count or min(values) < least or max(values) > LARGEST_INTEGER:
+            self.fail(
+                f"has {name} {list(values)}",
+                f"give {count} integers of at least {least}, none over {LARGEST_INTEGER}",
+            )
         return values
 
 
@@ -112,7 +118,7 @@ def _direction(layer: Layer, filters: int) -> None:
         layer.fail("has a `direction` other than 1 and -1", "give 1 or -1 for each channel")
 
 
-def _output(layer: Layer, filters: int) -> None:
+def output(layer: Layer, filters: int) -> None:
     """scale and bias, or threshold and direction."""
     if "scale" in layer.names:
         _affine(layer, filters)
@@ -140,14 +146,14 @@ def _bits(layer: Layer, rank: int) -> NDArray:
     return bits
 
 
-def _window(layer: Layer, filters: int, channels: int, kernel: Sequence[int]) -> None:
+def window(layer: Layer, filters: int, channels: int, kernel: Sequence[int]) -> None:
     """The geometry of a convolution over x [N, channels * group, H, W]."""
     group = layer.integer("group")
     if group < 1 or filters % group:
         layer.fail(f"has {filters} filters in {group} groups", "give a group that divides them")
     strides, dilations = layer.integers("strides", 2, 1), layer.integers("dilations", 2, 1)
     pads = layer.integers("pads", 4, 0)
-    pad_value = layer.node.attributes["pad_value"].as_float()
+    pad_value = layer.node.attributes.get_float("pad_value", 0.0)
     if pad_value not in (0.0, 1.0):
         layer.fail(f"has pad_value {pad_value}", "give 0 or 1")
     reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
@@ -171,8 +177,8 @@ def _image(
 
 def packed_convolution(layer: Layer) -> None:
     bits = _bits(layer, rank=4)
-    _output(layer, bits.shape[0])
-    _window(layer, bits.shape[0], layer.integer("channels"), bits.shape[1:3])
+    output(layer, bits.shape[0])
+    window(layer, bits.shape[0], layer.integer("channels"), bits.shape[1:3])
 
 
 def latent_convolution(layer: Layer) -> None:
@@ -183,10 +189,10 @@ def latent_convolution(layer: Layer) -> None:
         layer.fail(f"has `weight` of shape {weight}", "give [F, C/group, KH, KW]")
     filters, channels, *kernel = (int(size or 0) for size in weight)
     _affine(layer, filters)
-    _window(layer, filters, channels, kernel)
+    window(layer, filters, channels, kernel)
 
 
-def _features(layer: Layer, channels: int) -> None:
+def features(layer: Layer, channels: int) -> None:
     shape = layer.shape("x")
     if shape is not None and (not shape or shape[-1] not in (None, channels)):
         layer.fail(f"reads x of shape {shape}", f"it takes [..., {channels}]")
@@ -194,8 +200,8 @@ def _features(layer: Layer, channels: int) -> None:
 
 def packed_linear(layer: Layer) -> None:
     bits = _bits(layer, rank=2)
-    _output(layer, bits.shape[0])
-    _features(layer, layer.integer("channels"))
+    output(layer, bits.shape[0])
+    features(layer, layer.integer("channels"))
 
 
 def latent_linear(layer: Layer) -> None:
@@ -206,7 +212,7 @@ def latent_linear(layer: Layer) -> None:
         layer.fail(f"has `weight` of shape {weight}", "give [F, C]")
     filters, channels = (int(size or 0) for size in weight)
     _affine(layer, filters)
-    _features(layer, channels)
+    features(layer, channels)
 
 
 def pool(layer: Layer) -> None:

@@ -22,35 +22,35 @@ Value = ir.Value
 Attributes = Mapping[str, ir.Attr]
 
 
-def _constant(op: Any, array: np.ndarray | np.generic) -> Value:
+def constant(op: Any, array: np.ndarray | np.generic) -> Value:
     return op.Constant(value=ir.tensor(array))
 
 
-def _axes(op: Any, *axes: int) -> Value:
-    return _constant(op, np.array(axes, np.int64))
+def axes(op: Any, *axes: int) -> Value:
+    return constant(op, np.array(axes, np.int64))
 
 
-def _reference(ref: Attributes, name: str, to: str) -> ir.Attr:
+def reference(ref: Attributes, name: str, to: str) -> ir.Attr:
     """The function attribute `name`, handed to a node under the name `to`."""
     return ir.RefAttr(to, name, ref[name].type)
 
 
 def _sign(op: Any, values: Value) -> Value:
     """+1 where values >= 0 (so at 0 and -0), else -1 (so at NaN)."""
-    positive = op.GreaterOrEqual(values, _constant(op, np.float32(0)))
-    return op.Where(positive, _constant(op, np.float32(1)), _constant(op, np.float32(-1)))
+    positive = op.GreaterOrEqual(values, constant(op, np.float32(0)))
+    return op.Where(positive, constant(op, np.float32(1)), constant(op, np.float32(-1)))
 
 
 def _unpack(op: Any, ref: Attributes, bits: Value, leading: int) -> Value:
     """+-1 floats [..., channels] of rows u8 [..., bytes] with `leading` axes before the row."""
-    shifts = _constant(op, np.arange(8, dtype=np.uint8))
-    shifted = op.BitShift(op.Unsqueeze(bits, _axes(op, -1)), shifts, direction="RIGHT")
-    ones = op.BitwiseAnd(shifted, _constant(op, np.uint8(1)))
-    rows = op.Reshape(ones, _axes(op, *[0] * leading, -1))
-    channels = op.Constant(value_int=_reference(ref, "channels", "value_int"))
-    cut = op.Slice(rows, _axes(op, 0), op.Unsqueeze(channels, _axes(op, 0)), _axes(op, -1))
-    twice = op.Mul(op.Cast(cut, to=FLOAT), _constant(op, np.float32(2)))
-    return op.Sub(_constant(op, np.float32(1)), twice)
+    shifts = constant(op, np.arange(8, dtype=np.uint8))
+    shifted = op.BitShift(op.Unsqueeze(bits, axes(op, -1)), shifts, direction="RIGHT")
+    ones = op.BitwiseAnd(shifted, constant(op, np.uint8(1)))
+    rows = op.Reshape(ones, axes(op, *[0] * leading, -1))
+    channels = op.Constant(value_int=reference(ref, "channels", "value_int"))
+    cut = op.Slice(rows, axes(op, 0), op.Unsqueeze(channels, axes(op, 0)), axes(op, -1))
+    twice = op.Mul(op.Cast(cut, to=FLOAT), constant(op, np.float32(2)))
+    return op.Sub(constant(op, np.float32(1)), twice)
 
 
 def _unpack_filters(op: Any, ref: Attributes, bits: Value) -> Value:
@@ -60,15 +60,15 @@ def _unpack_filters(op: Any, ref: Attributes, bits: Value) -> Value:
 
 def _convolve(op: Any, ref: Attributes, x: Value, weight: Value) -> Value:
     """Convolution whose padded taps read `pad_value`."""
-    pads = op.Constant(value_ints=_reference(ref, "pads", "value_ints"))
-    pad_value = op.Constant(value_float=_reference(ref, "pad_value", "value_float"))
-    padded = op.Pad(x, pads, pad_value, _axes(op, 2, 3))
+    pads = op.Constant(value_ints=reference(ref, "pads", "value_ints"))
+    pad_value = op.Constant(value_float=reference(ref, "pad_value", "value_float"))
+    padded = op.Pad(x, pads, pad_value, axes(op, 2, 3))
     return op.Conv(
         padded,
         weight,
-        strides=_reference(ref, "strides", "strides"),
-        dilations=_reference(ref, "dilations", "dilations"),
-        group=_reference(ref, "group", "group"),
+        strides=reference(ref, "strides", "strides"),
+        dilations=reference(ref, "dilations", "dilations"),
+        group=reference(ref, "group", "group"),
     )
 
 
@@ -80,67 +80,67 @@ def _integer(op: Any, dot: Value) -> Value:
     return op.Cast(dot, to=INT32)
 
 
-def _per_channel(op: Any, vector: Value) -> Value:
+def per_channel(op: Any, vector: Value) -> Value:
     """[F] as [F, 1, 1], to meet NCHW."""
-    return op.Unsqueeze(vector, _axes(op, 1, 2))
+    return op.Unsqueeze(vector, axes(op, 1, 2))
 
 
-def _affine(op: Any, dot: Value, scale: Value, bias: Value) -> Value:
+def affine(op: Any, dot: Value, scale: Value, bias: Value) -> Value:
     return op.Add(op.Mul(dot, scale), bias)
 
 
-def _compare(op: Any, dot: Value, threshold: Value, direction: Value) -> Value:
+def compare(op: Any, dot: Value, threshold: Value, direction: Value) -> Value:
     """+1 iff (dot >= threshold), negated where direction is -1."""
-    upward = op.Greater(op.Cast(direction, to=INT32), _constant(op, np.int32(0)))
+    upward = op.Greater(op.Cast(direction, to=INT32), constant(op, np.int32(0)))
     # Xor, not Equal: some engines have no Equal of booleans.
     differs = op.Xor(op.GreaterOrEqual(dot, threshold), upward)
-    return op.Where(differs, _constant(op, np.float32(-1)), _constant(op, np.float32(1)))
+    return op.Where(differs, constant(op, np.float32(-1)), constant(op, np.float32(1)))
 
 
 def binary_conv2d(op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value):
     dot = _integer(op, _convolve(op, ref, _sign(op, x), _unpack_filters(op, ref, bits)))
-    return _affine(op, op.Cast(dot, to=FLOAT), _per_channel(op, scale), _per_channel(op, bias))
+    return affine(op, op.Cast(dot, to=FLOAT), per_channel(op, scale), per_channel(op, bias))
 
 
 def binary_conv2d_threshold(
     op: Any, ref: Attributes, x: Value, bits: Value, threshold: Value, direction: Value
 ):
     dot = _integer(op, _convolve(op, ref, _sign(op, x), _unpack_filters(op, ref, bits)))
-    return _compare(op, dot, _per_channel(op, threshold), _per_channel(op, direction))
+    return compare(op, dot, per_channel(op, threshold), per_channel(op, direction))
 
 
 def binary_weight_conv2d(
     op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value
 ):
     dot = _convolve(op, ref, x, _unpack_filters(op, ref, bits))
-    return _affine(op, dot, _per_channel(op, scale), _per_channel(op, bias))
+    return affine(op, dot, per_channel(op, scale), per_channel(op, bias))
 
 
 def binary_linear(op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value):
     dot = _integer(op, _multiply(op, _sign(op, x), _unpack(op, ref, bits, leading=1)))
-    return _affine(op, op.Cast(dot, to=FLOAT), scale, bias)
+    return affine(op, op.Cast(dot, to=FLOAT), scale, bias)
 
 
 def binary_linear_threshold(
     op: Any, ref: Attributes, x: Value, bits: Value, threshold: Value, direction: Value
 ):
     dot = _integer(op, _multiply(op, _sign(op, x), _unpack(op, ref, bits, leading=1)))
-    return _compare(op, dot, threshold, direction)
+    return compare(op, dot, threshold, direction)
 
 
 def binary_weight_linear(
     op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value
 ):
-    return _affine(op, _multiply(op, x, _unpack(op, ref, bits, leading=1)), scale, bias)
+    return affine(op, _multiply(op, x, _unpack(op, ref, bits, leading=1)), scale, bias)
 
 
 def binary_max_pool2d(op: Any, ref: Attributes, x: Value, direction: Value):
-    factor = _per_channel(op, op.Cast(direction, to=FLOAT))
+    factor = per_channel(op, op.Cast(direction, to=FLOAT))
     pooled = op.MaxPool(
         op.Mul(_sign(op, x), factor),
-        kernel_shape=_reference(ref, "kernel_shape", "kernel_shape"),
-        strides=_reference(ref, "strides", "strides"),
-        pads=_reference(ref, "pads", "pads"),
+        kernel_shape=reference(ref, "kernel_shape", "kernel_shape"),
+        strides=reference(ref, "strides", "strides"),
+        pads=reference(ref, "pads", "pads"),
     )
     return op.Mul(pooled, factor)
 
@@ -149,27 +149,27 @@ def latent_binary_conv2d(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
     dot = _integer(op, _convolve(op, ref, _sign(op, x), _sign(op, weight)))
-    return _affine(op, op.Cast(dot, to=FLOAT), _per_channel(op, scale), _per_channel(op, bias))
+    return affine(op, op.Cast(dot, to=FLOAT), per_channel(op, scale), per_channel(op, bias))
 
 
 def latent_binary_weight_conv2d(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
     dot = _convolve(op, ref, x, _sign(op, weight))
-    return _affine(op, dot, _per_channel(op, scale), _per_channel(op, bias))
+    return affine(op, dot, per_channel(op, scale), per_channel(op, bias))
 
 
 def latent_binary_linear(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
     dot = _integer(op, _multiply(op, _sign(op, x), _sign(op, weight)))
-    return _affine(op, op.Cast(dot, to=FLOAT), scale, bias)
+    return affine(op, op.Cast(dot, to=FLOAT), scale, bias)
 
 
 def latent_binary_weight_linear(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
-    return _affine(op, _multiply(op, x, _sign(op, weight)), scale, bias)
+    return affine(op, _multiply(op, x, _sign(op, weight)), scale, bias)
 
 
 def binary_sign(op: Any, ref: Attributes, x: Value):

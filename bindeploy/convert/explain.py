@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bindeploy.convert import constants, notes
-from bindeploy.convert.inspect import Row, inspect, is_binary_layer, is_layer
+from bindeploy.convert.inspect import Row, inspect, is_binary_layer, is_int8_layer, is_layer
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def _reason(node: ir.Node) -> str:
     """Why a standard layer keeps its floats: what a pass said of it, or what its weights are."""
     if notes.REASON in node.metadata_props:
         return node.metadata_props[notes.REASON]
+    if is_int8_layer(node):
+        return f"already a {node.op_type}"
     weight = constants.read(node.inputs[1])
     if weight is None:
         return "both factors are computed"

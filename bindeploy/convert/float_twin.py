@@ -89,7 +89,7 @@ def _float_nodes(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> list
     if node.op_type == "BinaryMaxPool2d":
         return [helper.make_node("MaxPool", node.input[:1], [output], node.name, **attributes)]
     thresholded = node.op_type.endswith("Threshold")
-    weight = _weight(constants[node.input[1]], attributes["channels"])
+    weight = _weight(constants[node.input[1]], attributes.get("channels"))
     filters = weight.shape[0]
     constants[f"{node.name}/float_bias"] = np.zeros(filters, np.float32)
     before = f"{output}/before" if thresholded else output
@@ -111,8 +111,13 @@ def _float_nodes(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> list
     return nodes
 
 
-def _weight(packed: np.ndarray, channels: int) -> np.ndarray:
-    """Float weights of a packed tensor: +-1 / sqrt(K), in ONNX layout [F, C, KH, KW] or [F, C]."""
+def _weight(packed: np.ndarray, channels: int | None) -> np.ndarray:
+    """Float weights of a packed tensor: +-1 / sqrt(K), in ONNX layout [F, C, KH, KW] or [F, C].
+
+    Of int8 weights, which have no `channels` and are in that layout, 1 stands for 127.
+    """
+    if channels is None:
+        return packed.astype(np.float32) / np.float32(127 * np.sqrt(np.prod(packed.shape[1:])))
     signs = bits.unpack(packed, channels).astype(np.float32)
     signs /= np.sqrt(np.prod(signs.shape[1:]), dtype=np.float32)
     return np.ascontiguousarray(np.moveaxis(signs, -1, 1))

@@ -28,7 +28,7 @@ def margins(model: ir.Model, inputs: NDArray[np.float32]) -> NDArray[np.float64]
     """[N]: for each image how near a float comes to being rounded otherwise.
 
     The least over the non-zero |x| of every x that a binarizing op reads, and over the distance
-    from the next half step of every computed x that QuantizeLinear reads. Infinity for an image
+    from the next half step of every computed x that becomes an 8-bit integer. Infinity for an image
     that has neither. onnxruntime runs the model, one image at a time, with those floats as outputs;
     any stage of the conversion will do, and the unconverted graph has the most floats.
     """
@@ -64,11 +64,19 @@ def _rounded(graph: ir.Graph) -> dict[ir.Value, list[Distance]]:
             continue
         if op is not None and op.binarizes:
             read.setdefault(x, []).append(_from_zero)
-        elif (node.domain, node.op_type) == ("", "QuantizeLinear") and not x.is_graph_input():
-            step = constants.read(node.inputs[1])
+        elif (index := _step_of(node)) is not None and not x.is_graph_input():
+            step = constants.read(node.inputs[index])
             if step is not None and step.size == 1 and 0 < step.item() < np.inf:
                 read.setdefault(x, []).append(partial(_from_half_step, step=step.item()))
     return read
+
+
+def _step_of(node: ir.Node) -> int | None:
+    """Which input is the step of the 8-bit integers that a node makes of its first input."""
+    if (node.domain, node.op_type) == ("", "QuantizeLinear"):
+        return 1
+    op = dialect.op_of(node)
+    return op.inputs.index("input_scale") if op is not None and "input_scale" in op.inputs else None
 
 
 def _from_zero(array: NDArray) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bindeploy.convert import constants, dialect
 from bindeploy.convert.name_layers import NameLayers
 
-FLOAT_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+FLOAT_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 PARAMETRIC = FLOAT_LAYERS | {"BatchNormalization", "PRelu", "Add", "Mul", "QuantizeLinear"}
 """The standard operators whose constant floats are parameters."""
 FLOAT_BYTES = 4
@@ -26,13 +26,15 @@ def inspect(model: ir.Model) -> dict[str, Any]:
     A row has name, op, input_shape, output_shape (without the batch, None for an unknown
     dimension; [] where the rank is unknown), binary_macs, float_macs, binary_parameters,
     float_parameters and bytes. A multiply-accumulate is binary when both factors are signs; with
-    a sign on one side alone it counts as float. A layer of unknown output size counts 0 of them.
-    Every constant that is no binary weight counts as a float parameter, thresholds and directions
-    among them. `total` has binary_macs, float_macs, parameters, bytes (of all initializers) and
-    float_bytes, what the same parameters take as float32.
+    a sign on one side alone, or 8-bit integers, it counts as float. A layer of unknown output size
+    counts 0 of them. Every constant that is no binary weight counts as a float parameter,
+    thresholds and directions among them. `total` has binary_macs, float_macs, parameters, bytes
+    (of all initializers) and float_bytes, what the same parameters take as float32.
     """
     model = model.clone()
     NameLayers()(model)
+    for _, op in dialect.layers(model):
+        model.opset_imports.setdefault(op.domain, dialect.VERSION)
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     rows = [_row(node) for node in model.graph if is_layer(node) or _parameters(node)]
     parameters = sum(row["binary_parameters"] + row["float_parameters"] for row in rows)
@@ -49,13 +51,21 @@ def inspect(model: ir.Model) -> dict[str, Any]:
 
 def is_layer(node: ir.Node) -> bool:
     """Whether the node multiplies by weights: a convolution or dense layer of any kind."""
-    return is_binary_layer(node) or (node.domain == "" and node.op_type in FLOAT_LAYERS)
+    if node.domain == "":
+        return node.op_type in FLOAT_LAYERS
+    return is_binary_layer(node) or is_int8_layer(node)
 
 
 def is_binary_layer(node: ir.Node) -> bool:
     """Whether the node is a layer of the dialect, latent or packed."""
     op = dialect.op_of(node)
     return op is not None and bool({"bits", "weight"} & set(op.inputs))
+
+
+def is_int8_layer(node: ir.Node) -> bool:
+    """Whether the node is a layer of 8-bit integers."""
+    op = dialect.op_of(node)
+    return op is not None and "int8_weight" in op.inputs
 
 
 def _row(node: ir.Node) -> Row:
@@ -96,8 +106,12 @@ def _shape(value: ir.Value | None) -> list[Any]:
 
 
 def _macs(node: ir.Node) -> int:
-    """Multiply-accumulates for one image: outputs times the length of each one's sum."""
-    output = _shape(node.outputs[0])[1:]
+    """Multiply-accumulates for one image: outputs times the length of each one's sum.
+
+    Of a transposed convolution: inputs times the outputs that each one adds to.
+    """
+    transposed = node.op_type == "ConvTranspose"
+    output = _shape(node.inputs[0] if transposed else node.outputs[0])[1:]
     if not is_layer(node) or not output or None in output:
         return 0
     return math.prod(output) * _inputs_of_a_sum(node)
@@ -108,7 +122,7 @@ def _inputs_of_a_sum(node: ir.Node) -> int:
     weight = _shape(node.inputs[1])
     if "channels" in node.attributes:
         return node.attributes["channels"].as_int() * math.prod(weight[1:-1])
-    if is_binary_layer(node) or node.op_type == "Conv":
+    if dialect.op_of(node) is not None or node.op_type in ("Conv", "ConvTranspose"):
         return math.prod(weight[1:]) if weight and None not in weight else 0
     x = _shape(node.inputs[0])
     axis = 0 if node.attributes.get_int("transA", 0) else -1

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from bindeploy.convert import dialect
+from bindeploy.convert import message_checks, sparse_tensors
 from bindeploy.errors import BindeployError
 
 LARGEST_FILE = 2**31
 """Bytes of an ONNX file, as protobuf limits them."""
 
-LONGEST_NAME = 1000
-"""Characters of a node's name."""
+SMALL_TENSOR = 1000
+"""Bytes of a tensor that is copied without a thought."""
+
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+logging.getLogger("onnxscript").addHandler(logging.NullHandler())  # to whoever asks, not to stderr
 
 SOURCE = "bindeploy.source"
 """Key of `model.meta` (never written to a file) under which the file's name travels along."""
@@ -29,42 +34,50 @@ def source(model: ir.Model) -> str:
 
 
 def load(path: Path | str) -> ir.Model:
-    """Read the ONNX file at `path`.
+    """Read the ONNX file at `path`, with the tensors it keeps in other files of its folder.
 
-    Raises BindeployError for a file that is missing, truncated or no ONNX, keeps tensors in other
-    files, breaks the ONNX rules, or uses an operator that no engine here knows.
+    Raises BindeployError for a file that is missing, truncated or no ONNX, keeps tensors elsewhere,
+    breaks the ONNX rules, or uses a standard operator that there is not.
     """
     path = Path(path)
     proto = _parse(path)
-    if not proto.ir_version or not proto.graph.node:
+    if not proto.ir_version or not (proto.graph.node or proto.graph.output):
         raise BindeployError(f"`{path}` is no ONNX model: give a file written by an ONNX exporter")
-    model = checked(proto, f"`{path}`")
+    model = checked(proto, f"`{path}`", path.parent)
     model.meta[SOURCE] = path.name
     return model
 
 
-def checked(proto: onnx.ModelProto, label: str) -> ir.Model:
+def checked(proto: onnx.ModelProto, label: str, folder: Path | None = None) -> ir.Model:
     """The model of a message that may come from anywhere; `label` is what an error calls it.
 
-    Raises BindeployError as `load` does.
+    `folder` is where its file lies. Raises BindeployError as `load` does.
     """
     messages = list(_messages(proto))
     if not all(isinstance(text, str) for message in messages for text in _texts(message)):
         raise BindeployError(f"{label} is no valid ONNX model (a name is no UTF-8): export it anew")
+    message_checks.domains(messages, label)
+    functions = {(function.domain, function.name) for function in proto.functions}
+    outside = 0
     for message in messages:
         if isinstance(message, onnx.TensorProto):
-            _refuse_external_data(message, label)
+            outside += message_checks.tensor(message, label, folder)
+            if outside > LARGEST_FILE:
+                raise BindeployError(
+                    f"{label} keeps more than {LARGEST_FILE} bytes in other files, at tensor "
+                    f"`{message.name}`: at most as many are taken"
+                )
         elif isinstance(message, onnx.NodeProto):
-            _refuse_name_and_loop(message, label)
-    _refuse_unknown_operators(proto)
+            message_checks.node(message, label, functions)
+    sparse_tensors.make_dense(messages, label)
     try:
-        onnx.checker.check_model(proto)
-        model = ir.from_proto(proto)
-        _read_every_tensor(model)
+        onnx.checker.check_model(_without_weights(proto))
+        return ir.from_proto(proto)
     except Exception as error:
+        while isinstance(error.__cause__, Exception):
+            error = error.__cause__
         line = " ".join(str(error).split())[:200]
         raise BindeployError(f"{label} is no valid ONNX model ({line}): export it anew") from None
-    return model
 
 
 def _messages(message: Message) -> Iterator[Message]:
@@ -83,13 +96,6 @@ def _texts(message: Message) -> Iterator[str | bytes]:
             yield from [value] if isinstance(value, str | bytes) else value
 
 
-def _read_every_tensor(model: ir.Model) -> None:
-    """Raise ValueError where a tensor has not the bytes its shape needs: they are read lazily."""
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:
-            value.const_value.numpy()
-
-
 def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise BindeployError(f"`{path}` is no file: give the path of an ONNX file")
@@ -103,38 +109,27 @@ def _parse(path: Path) -> onnx.ModelProto:
         ) from None
 
 
-def _refuse_external_data(tensor: onnx.TensorProto, label: str) -> None:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise BindeployError(
-            f"{label} keeps tensor `{tensor.name}` in another file: save it as one file, "
-            "onnx.save(model, path, save_as_external_data=False)"
-        )
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large initializers left empty: the checker would copy every byte twice."""
+    light = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _hand_over(light, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name != "initializer":
+            _hand_over(light.graph, field.name, value)
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) > SMALL_TENSOR:
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
+        else:
+            light.graph.initializer.append(tensor)
+    return light
 
 
-def _refuse_name_and_loop(node: onnx.NodeProto, label: str) -> None:
-    """Names go into files and tables; a loop may never end."""
-    if len(node.name) > LONGEST_NAME or not node.name.isprintable():
-        raise BindeployError(
-            f"{label} has a node named `{node.name[:40]}`: give printable names of at most "
-            f"{LONGEST_NAME} characters"
-        )
-    if node.op_type in ("Loop", "Scan") and node.domain in ("", "ai.onnx"):
-        raise BindeployError(
-            f"node `{node.name}` is a {node.op_type}, which no engine here runs: unroll it"
-        )
-
-
-def _refuse_unknown_operators(proto: onnx.ModelProto) -> None:
-    functions = {(function.domain, function.name) for function in proto.functions}
-    for node in proto.graph.node:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        known = (domain, node.op_type) in functions or (
-            domain in ("", dialect.DOMAIN, dialect.LATENT)
-            and onnx.defs.has(node.op_type, domain=domain)
-        )
-        if not known:
-            raise BindeployError(
-                f"node `{node.name or ', '.join(node.output)}` uses operator "
-                f"`{domain or 'ai.onnx'}::{node.op_type}`, which no engine here knows: "
-                f"use standard ONNX operators and those of `{dialect.LATENT}`"
-            )
+def _hand_over(message: Message, name: str, value: Any) -> None:
+    if isinstance(value, str | bytes | int):
+        setattr(message, name, value)
+    elif isinstance(value, Message):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from bindeploy.convert import dialect
 
-SUFFIX = ".weight"
-NAMED_AFTER_WEIGHT = frozenset({"Conv", "Gemm", "MatMul", "BatchNormalization"})
+WEIGHT, BIAS = ".weight", ".bias"
+NAMED_AFTER_WEIGHT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
+NAMED_AFTER_BIAS = NAMED_AFTER_WEIGHT - {"BatchNormalization", "MatMul"}
+
+LONGEST_ROAD = 64
+"""Values between a weight and the layer that reads it."""
+
+SCOPE = re.compile(r"'([\w.]*)'")
+LONGEST_NOTE = 10_000
+"""Characters of a note that are read."""
 
 
 class NameLayers(InPlacePass):
-    """1. A layer whose weight initializer is `layer1.0.conv1.weight` is named `layer1.0.conv1`.
+    """1. A layer whose weight is `layer1.0.conv1.weight`, or computed from it, is named
+       `layer1.0.conv1`; failing that by its bias; failing that by what torch's exporter noted.
     2. A node without a name is named after its first output.
     3. A name already taken by an earlier node gets the suffix `_2`, `_3`, ...
 
@@ -22,12 +33,14 @@ class NameLayers(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         taken: set[str] = set()
+        numbers: dict[str, int] = {}
         modified = False
         for node in model.graph:
             wanted = _module(node) or node.name or node.outputs[0].name or node.op_type
-            name, count = wanted, 2
+            name = wanted
             while name in taken:
-                name, count = f"{wanted}_{count}", count + 1
+                numbers[wanted] = numbers.get(wanted, 1) + 1
+                name = f"{wanted}_{numbers[wanted]}"
             taken.add(name)
             modified |= name != node.name
             node.name = name
@@ -35,11 +48,43 @@ class NameLayers(InPlacePass):
 
 
 def _module(node: ir.Node) -> str | None:
-    """The torch module's name, read off the weight of a layer."""
-    is_layer = node.domain == dialect.LATENT or (
-        node.domain == "" and node.op_type in NAMED_AFTER_WEIGHT
-    )
-    weight = node.inputs[1] if is_layer and len(node.inputs) > 1 else None
-    if weight is None or not weight.is_initializer() or not (weight.name or "").endswith(SUFFIX):
+    """The torch module that a layer stands for."""
+    if node.domain == dialect.LATENT or (node.domain == "" and node.op_type in NAMED_AFTER_WEIGHT):
+        return _from_weight(node) or _from_bias(node) or _from_scope(node)
+    return None
+
+
+def _from_weight(node: ir.Node) -> str | None:
+    """The name of the one `.weight` that the layer's second factor is computed from."""
+    waiting = list(node.inputs[1:2])
+    found: set[str] = set()
+    for _ in range(LONGEST_ROAD):
+        if not waiting:
+            return found.pop() if len(found) == 1 else None
+        value = waiting.pop()
+        producer = None if value is None else value.producer()
+        if producer is not None:
+            waiting.extend(producer.inputs)
+        elif value is not None and not value.is_initializer():
+            return None  # computed from the input: no weight of this layer
+        elif value is not None and (value.name or "").endswith(WEIGHT):
+            found.add((value.name or "").removesuffix(WEIGHT))
+    return None
+
+
+def _from_bias(node: ir.Node) -> str | None:
+    bias = node.inputs[2] if node.op_type in NAMED_AFTER_BIAS and len(node.inputs) > 2 else None
+    if bias is None or not bias.is_initializer() or not (bias.name or "").endswith(BIAS):
         return None
-    return (weight.name or "").removesuffix(SUFFIX)
+    return (bias.name or "").removesuffix(BIAS)
+
+
+def _from_scope(node: ir.Node) -> str | None:
+    """What torch's exporter noted; of a layer it fused with BatchNorm, that is the BatchNorm."""
+    scopes, classes = (
+        SCOPE.findall(node.metadata_props.get(f"pkg.torch.onnx.{key}", "")[:LONGEST_NOTE])
+        for key in ("name_scopes", "class_hierarchy")
+    )
+    if len(scopes) < 2 or len(classes) != len(scopes) or "BatchNorm" in classes[-2]:
+        return None
+    return scopes[-2] or None

@@ -14,9 +14,13 @@ REASON = "bindeploy.reason"
 
 
 def rule(node: ir.Node, text: str) -> None:
-    """Say that a pass brought the layer nearer to bits, and how: `weights +-1 times a scale`."""
+    """Say that a pass brought the layer nearer to bits, and how: `weights +-1 times a scale`.
+
+    What was said before is not said again.
+    """
     said = node.metadata_props.get(RULE)
-    node.metadata_props[RULE] = f"{said}, {text}" if said else text
+    if said is None or f", {text}," not in f", {said},":
+        node.metadata_props[RULE] = f"{said}, {text}" if said else text
 
 
 def reason(node: ir.Node, text: str) -> None:

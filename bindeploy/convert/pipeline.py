@@ -1,4 +1,4 @@
-"""From a graph with latent binary layers to one with packed bits: the passes in reading order."""
+"""From a graph with binary layers, however written, to packed bits: the passes in order."""
 
 from __future__ import annotations
 
@@ -6,42 +6,69 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import onnx
-import onnx.version_converter
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass
 
-from bindeploy.convert import dialect, provenance
+from bindeploy.convert import dialect, provenance, type_inference
+from bindeploy.convert.absorb_padding import AbsorbPadding
+from bindeploy.convert.binarize_layers import BinarizeLayers
+from bindeploy.convert.cancel_transposes import CancelTransposes
 from bindeploy.convert.drop_clip_before_sign import DropClipBeforeSign
+from bindeploy.convert.drop_expand import DropExpand
+from bindeploy.convert.drop_straight_through import DropStraightThrough
 from bindeploy.convert.explain import Layer, explain
+from bindeploy.convert.fold_constants import FoldConstants
 from bindeploy.convert.fold_latent_weights import FoldLatentWeights
-from bindeploy.convert.fuse_batch_normalization_into_scale import FuseBatchNormalizationIntoScale
-from bindeploy.convert.fuse_batch_normalization_into_threshold import (
-    FuseBatchNormalizationIntoThreshold,
-)
+from bindeploy.convert.fuse_int8_into_threshold import FuseInt8IntoThreshold
+from bindeploy.convert.fuse_into_scale import FuseIntoScale
+from bindeploy.convert.fuse_into_threshold import FuseIntoThreshold
+from bindeploy.convert.import_qonnx import ImportQonnx
+from bindeploy.convert.import_signs import ImportSigns
+from bindeploy.convert.inline_functions import InlineFunctions
 from bindeploy.convert.load import load as load
 from bindeploy.convert.load import source
+from bindeploy.convert.lower_weight_only import LowerWeightOnly
+from bindeploy.convert.message_checks import LARGEST_TENSOR
 from bindeploy.convert.name_layers import NameLayers
-from bindeploy.convert.swap_max_pool_and_batch_normalization import (
-    SwapMaxPoolAndBatchNormalization,
-)
+from bindeploy.convert.opsets import ConvertOpset
+from bindeploy.convert.quantize_edges import QuantizeEdges
+from bindeploy.convert.split_transposed import SplitTransposed
+from bindeploy.convert.widen_one_dimensional import WidenOneDimensional
 from bindeploy.errors import BindeployError
 
-PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
+SIGNS: tuple[Callable[[], InPlacePass], ...] = (
     NameLayers,
+    ImportQonnx,
+    DropStraightThrough,
+    FoldConstants,
+    DropExpand,
+    ImportSigns,
+)
+"""Signs, however they are written, become those of the dialect; the numbers stay."""
+
+PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
+    *SIGNS,
+    CancelTransposes,
+    # Layers of +-1 weights into bits.
+    AbsorbPadding,
+    SplitTransposed,
+    WidenOneDimensional,
+    BinarizeLayers,
     FoldLatentWeights,
     DropClipBeforeSign,
-    SwapMaxPoolAndBatchNormalization,
-    FuseBatchNormalizationIntoThreshold,
-    FuseBatchNormalizationIntoScale,
+    AbsorbPadding,
+    # What follows a layer into it.
+    FuseIntoThreshold,
+    FuseIntoScale,
     DropClipBeforeSign,
 )
-"""The last pass again: where a layer became a threshold, a BinarySign after it can go."""
-
-
-LARGEST_TENSOR = 2**28
-"""Numbers of one tensor of one image, or of one constant."""
+"""A pad of a standard convolution goes into it before the layer is packed, and one of a latent
+layer after; a clip in front of a sign goes before thresholds are found, and what is left of signs
+after.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,14 +79,14 @@ class Conversion:
     layers: list[Layer]
 
 
-def convert(model: ir.Model) -> ir.Model:
+def convert(model: ir.Model, edges: NDArray[np.float32] | None = None) -> ir.Model:
     """A new model in which every binary layer is packed; `model` is left as it is.
 
     The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses,
     and nothing of the exporter's metadata. A converted model comes back unchanged. Raises
     BindeployError when the model has no binary layer, or one breaks the dialect's contract.
     """
-    conversion = run(model)
+    conversion = run(model, edges)
     if not any(layer.binarized for layer in conversion.layers):
         raise nothing_binarized(model, conversion)
     return conversion.model
@@ -75,11 +102,37 @@ def nothing_binarized(model: ir.Model, conversion: Conversion) -> BindeployError
     )
 
 
-def run(model: ir.Model) -> Conversion:
-    """As `convert`, with what became of each layer; a model without binary layers is no error."""
+def with_signs(model: ir.Model) -> ir.Model:
+    """A prepared copy in which only the signs were recognized: what `model` computes, layer by
+    layer in float, with BinarySign where something is binarized.
+    """
+    copy = prepare(model)
+    for make in SIGNS:
+        _run(make(), copy)
+    dialect.attach_functions(copy)
+    return copy
+
+
+WEIGHT_ONLY: dict[str, Callable[[], InPlacePass]] = {"matmulnbits": LowerWeightOnly}
+"""What dense layers of 1-bit weights and float inputs may become, for stock onnxruntime."""
+
+
+def run(
+    model: ir.Model, edges: NDArray[np.float32] | None = None, weight_only: str | None = None
+) -> Conversion:
+    """As `convert`, with what became of each layer; a model without binary layers is no error.
+
+    `edges`, inputs [N, ...] to calibrate with, turns the layers whose weights stay numbers into
+    int8; `weight_only`, a name of `WEIGHT_ONLY`, says what those of 1-bit weights alone become.
+    """
     converted = prepare(model)
-    for make in PIPELINE:
-        _run(make(), converted)
+    steps = [make() for make in PIPELINE]
+    if edges is not None:
+        steps += [QuantizeEdges(edges), FuseInt8IntoThreshold()]
+    if weight_only is not None:
+        steps.append(WEIGHT_ONLY[weight_only]())
+    for step in steps:
+        _run(step, converted)
         dialect.verify(converted)
     _remove_unused(converted)
     layers = explain(converted)
@@ -117,12 +170,11 @@ def prepare(model: ir.Model) -> ir.Model:
     copy = model.clone()
     for identifier in [key for key in copy.functions if key[:2] in dialect.OPS]:
         del copy.functions[identifier]
-    _run(common.RemoveUnusedFunctionsPass(), copy)
-    _run(common.InlinePass(), copy)
-    copy = _to_opset(copy, source(model))
+    _run(InlineFunctions(), copy)
+    _run(ConvertOpset(), copy)
     copy.ir_version = dialect.IR_VERSION
     _run(common.RemoveInitializersFromInputsPass(), copy)
-    _run(common.ShapeInferencePass(check_type=False, strict_mode=False), copy)
+    type_inference.infer(copy)
     for value in _values(copy):
         sizes = [size for size in value.shape or [] if isinstance(size, int)]
         if math.prod(sizes) > LARGEST_TENSOR:
@@ -131,20 +183,6 @@ def prepare(model: ir.Model) -> ir.Model:
                 f"at most {LARGEST_TENSOR} numbers (1 GiB) are taken"
             )
     return copy
-
-
-def _to_opset(model: ir.Model, name: str) -> ir.Model:
-    given = model.opset_imports.get("", dialect.OPSET)
-    if given == dialect.OPSET:
-        return model
-    try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(model), dialect.OPSET)
-    except Exception as error:
-        raise BindeployError(
-            f"`{name}` has opset {given}, which does not convert to {dialect.OPSET} "
-            f"({str(error).splitlines()[0]}): export it with opset {dialect.OPSET}"
-        ) from None
-    return ir.from_proto(proto)
 
 
 def _finish(model: ir.Model) -> ir.Model:

@@ -135,6 +135,23 @@ def same_numbers(latent: ir.Model, x: np.ndarray) -> ir.Model:
     return packed
 
 
+def same_after(model: ir.Model, steps, x: np.ndarray, exactly: bool = False) -> ir.Model:
+    """A copy of the model after some passes alone; onnxruntime gives for x what it gave before, and
+    the numpy evaluator the same, `exactly` or within 1e-5.
+    """
+    changed = model.clone()
+    for step in steps:
+        step()(changed)
+    dialect.attach_functions(changed)
+    dialect.verify(changed)
+    onnx.checker.check_model(ir.to_proto(changed), full_check=True)
+    expected, _ = run_onnxruntime(model, x)
+    for run in (run_onnxruntime, run_numpy):
+        tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-5}
+        np.testing.assert_allclose(run(changed, x)[0], expected, **tolerance)
+    return changed
+
+
 def operators(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
 
@@ -148,6 +165,12 @@ def sketch() -> type[Sketch]:
 def converted():
     """A function: latent model and input to the packed model, its numbers checked on the way."""
     return same_numbers
+
+
+@pytest.fixture
+def passed():
+    """A function: model, passes and input to the model after them, its numbers checked."""
+    return same_after
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_tie_at_exactly_zero_is_plus_one(sketch, converted, images, slope):
     x = graph.normalize(x, 9, "bn", gamma=slope * ones, beta=zeros, mean=mean, var=ones)
     x = graph.conv_of(x, 9, 4, "b")
     packed = converted(graph.model(x), images(8, 3, 5, 5))
-    expected = np.arange(-9, 9, 2) + (1 if slope < 0 else 0)
+    expected = np.arange(-9, 9, 2) + (2 if slope < 0 else 0)  # of 27 products every sum is odd
     np.testing.assert_array_equal(packed.graph[0].inputs[2].const_value.numpy(), expected)
 
 
@@ -160,9 +160,20 @@ def test_clips_identities_dropouts_and_signs_go_where_only_signs_are_read(
 def test_a_clip_that_moves_signs_stays(sketch, converted, kinds, images, bounds):
     graph = sketch((4, 6, 6))
     limits = [graph.constant(f"bound{i}", bound) for i, bound in enumerate(bounds)]
+    x = graph.node("Clip", [graph.node("Add", [graph.conv("x", 4, 4, "a"), "x"]), *limits])
+    packed = converted(graph.model(graph.conv(x, 4, 4, "b")), images(3, 4, 6, 6))
+    assert kinds(packed) == ["BinaryConv2d", "Add", "Clip", "BinaryConv2d"]
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, -0.25), (0.5, 1.0)])
+def test_a_clip_that_moves_signs_of_a_layer_is_in_its_threshold(
+    sketch, converted, kinds, images, bounds
+):
+    graph = sketch((4, 6, 6))
+    limits = [graph.constant(f"bound{i}", bound) for i, bound in enumerate(bounds)]
     x = graph.node("Clip", [graph.conv("x", 4, 8, "a"), *limits])
     packed = converted(graph.model(graph.conv(x, 8, 4, "b")), images(3, 4, 6, 6))
-    assert kinds(packed) == ["BinaryConv2d", "Clip", "BinaryConv2d"]
+    assert kinds(packed) == ["BinaryConv2dThreshold", "BinaryConv2d"]
 
 
 def test_a_sign_that_floats_read_stays(sketch, converted, kinds, images):

@@ -44,16 +44,17 @@ def test_every_truncation_is_refused(proto, tmp_path):
         refused(path, "part.onnx`")
 
 
-def test_an_unknown_operator_is_named_with_its_node(proto, tmp_path):
+def test_an_unknown_operator_of_our_domains_is_named_with_its_node(proto, tmp_path):
     path = tmp_path / "model.onnx"
     node = helper.make_node("Foo", ["x"], ["z"], name="foo", domain="my.domain")
     proto.graph.node.append(node)
     proto.opset_import.append(helper.make_opsetid("my.domain", 1))
     path.write_bytes(proto.SerializeToString())
-    refused(path, "node `foo` uses operator `my.domain::Foo`, which no engine here knows")
-    proto.graph.node[-1].domain = ""
-    path.write_bytes(proto.SerializeToString())
-    refused(path, "node `foo` uses operator `ai.onnx::Foo`")
+    assert [node.op_type for node in load(path).graph] == ["BinaryConv2d", "Foo"]
+    for domain, known_as in (("", "ai.onnx"), ("bindeploy.latent", "bindeploy.latent")):
+        proto.graph.node[-1].domain = domain
+        path.write_bytes(proto.SerializeToString())
+        refused(path, f"node `foo` uses operator `{known_as}::Foo`, which no engine here knows")
 
 
 def test_a_function_in_the_file_makes_an_operator_known(proto, sketch, tmp_path):
