@@ -81,10 +81,6 @@ def _from_bias(node: ir.Node) -> str | None:
 
 def _from_scope(node: ir.Node) -> str | None:
     """What torch's exporter noted; of a layer it fused with BatchNorm, that is the BatchNorm."""
-    scopes, classes = (
-        SCOPE.findall(node.metadata_props.get(f"pkg.torch.onnx.{key}", "")[:LONGEST_NOTE])
-        for key in ("name_scopes", "class_hierarchy")
-    )
-    if len(scopes) < 2 or len(classes) != len(scopes) or "BatchNorm" in classes[-2]:
-        return None
-    return scopes[-2] or None
+    note = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+    scopes = SCOPE.findall(note[:LONGEST_NOTE])
+    return (scopes[-2] or None) if len(scopes) > 1 else None

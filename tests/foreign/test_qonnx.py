@@ -44,22 +44,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def whole_road(monkeypatch):
-    """The passes of foreign graphs, in the place of the pipeline."""
-    from bindeploy.convert import pipeline
-    from bindeploy.convert.absorb_padding import AbsorbPadding
-    from bindeploy.convert.binarize_layers import BinarizeLayers
-    from bindeploy.convert.drop_straight_through import DropStraightThrough
-    from bindeploy.convert.fold_latent_weights import FoldLatentWeights
-    from bindeploy.convert.import_signs import ImportSigns
-
-    first, *rest = (make for make in pipeline.PIPELINE if make is not FoldLatentWeights)
-    foreign = [ImportQonnx, DropStraightThrough, FoldLatentWeights]
-    foreign += [ImportSigns, BinarizeLayers, AbsorbPadding]
-    monkeypatch.setattr(pipeline, "PIPELINE", (first, *foreign, *rest))
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """The folder of files that the foreign environment wrote."""
