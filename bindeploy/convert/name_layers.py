@@ -12,18 +12,23 @@ from bindeploy.convert import dialect
 WEIGHT, BIAS = ".weight", ".bias"
 NAMED_AFTER_WEIGHT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 NAMED_AFTER_BIAS = NAMED_AFTER_WEIGHT - {"BatchNormalization", "MatMul"}
+NAMED_AFTER_PATH = NAMED_AFTER_WEIGHT - {"MatMul"}
+"""A product of two values stands for no module: its path is that of the module around it."""
 
 LONGEST_ROAD = 64
 """Values between a weight and the layer that reads it."""
 
 SCOPE = re.compile(r"'([\w.]*)'")
+PATH = re.compile(r"/(.+)/\w+")
+"""How torch's TorchScript exporter names a node: `/layer1/layer1.0/conv1/Conv`."""
 LONGEST_NOTE = 10_000
 """Characters of a note that are read."""
 
 
 class NameLayers(InPlacePass):
     """1. A layer whose weight is `layer1.0.conv1.weight`, or computed from it, is named
-       `layer1.0.conv1`; failing that by its bias; failing that by what torch's exporter noted.
+       `layer1.0.conv1`; failing that by its bias; failing that by what torch's exporter noted, or
+       by the path it made the node's name of.
     2. A node without a name is named after its first output.
     3. A name already taken by an earlier node gets the suffix `_2`, `_3`, ...
 
@@ -50,7 +55,7 @@ class NameLayers(InPlacePass):
 def _module(node: ir.Node) -> str | None:
     """The torch module that a layer stands for."""
     if node.domain == dialect.LATENT or (node.domain == "" and node.op_type in NAMED_AFTER_WEIGHT):
-        return _from_weight(node) or _from_bias(node) or _from_scope(node)
+        return _from_weight(node) or _from_bias(node) or _from_scope(node) or _from_path(node)
     return None
 
 
@@ -84,3 +89,16 @@ def _from_scope(node: ir.Node) -> str | None:
     note = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     scopes = SCOPE.findall(note[:LONGEST_NOTE])
     return (scopes[-2] or None) if len(scopes) > 1 else None
+
+
+def _from_path(node: ir.Node) -> str | None:
+    """The modules in the node's name: `layer1.0.conv1` of `/layer1/layer1.0/conv1/Conv`."""
+    path = PATH.fullmatch(node.name or "")
+    if path is None or node.op_type not in NAMED_AFTER_PATH:
+        return None
+    parts = path[1].split("/")
+    # A child of an nn.Sequential carries its parent's name: the next part says it again.
+    pairs = zip(parts, parts[1:], strict=False)
+    return ".".join(
+        [part for part, after in pairs if not after.startswith(f"{part}.")] + parts[-1:]
+    )

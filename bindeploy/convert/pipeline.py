@@ -64,10 +64,11 @@ PIPELINE: tuple[Callable[[], InPlacePass], ...] = (
     FuseIntoThreshold,
     FuseIntoScale,
     DropClipBeforeSign,
+    CancelTransposes,
 )
 """A pad of a standard convolution goes into it before the layer is packed, and one of a latent
 layer after; a clip in front of a sign goes before thresholds are found, and what is left of signs
-after.
+after, and the transposes that it kept apart.
 """
 
 
@@ -83,7 +84,7 @@ def convert(model: ir.Model, edges: NDArray[np.float32] | None = None) -> ir.Mod
     """A new model in which every binary layer is packed; `model` is left as it is.
 
     The outcome has opset 20 and IR version 10, carries the functions of the dialect ops it uses,
-    and nothing of the exporter's metadata. A converted model comes back unchanged. Raises
+    and nothing of the exporter's metadata. Converted again it computes the same. Raises
     BindeployError when the model has no binary layer, or one breaks the dialect's contract.
     """
     conversion = run(model, edges)
@@ -154,7 +155,7 @@ def _run(step: InPlacePass, model: ir.Model) -> None:
         cause = error.__cause__ or error
         if isinstance(cause, BindeployError):
             raise cause from None
-        reason = " ".join(str(cause).split())[:200]
+        reason = type_inference.contradiction(model) or " ".join(str(cause).split())[:200]
         raise BindeployError(
             f"`{model.graph.name}` does not convert, {type(step).__name__} failed ({reason}): "
             "export it anew"

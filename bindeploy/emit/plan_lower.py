@@ -16,7 +16,7 @@ from bindeploy.emit import plan_pointwise as pointwise
 from bindeploy.emit import plan_pools as pools
 from bindeploy.emit import plan_quantization as quantization
 from bindeploy.emit import plan_shapes as shapes
-from bindeploy.emit.plan_builder import Builder, View, constant_array, name_of
+from bindeploy.emit.plan_builder import Builder, View, constant_array, name_of, refusal
 from bindeploy.emit.plan_ends import read, write
 from bindeploy.emit.plan_format import Plan
 from bindeploy.emit.plan_memory import Lifetime, place
@@ -92,7 +92,7 @@ def lower(model: ir.Model) -> Plan:
     builder = Builder()
     source_tensor = read(builder, source)
     for node in _needed(model.graph):
-        builder.views[node.outputs[0]] = _lowering(node)(builder, node)
+        builder.views[node.outputs[0]] = _lowered(builder, node)
     target_tensor = write(builder, target)
     source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)
@@ -105,6 +105,22 @@ def lower(model: ir.Model) -> Plan:
         input_rank=1 + len(builder.views[source].shape),
         output_rank=1 + len(builder.views[target].shape),
     )
+
+
+def _lowered(builder: Builder, node: ir.Node) -> View:
+    """What the node's row makes of it.
+
+    A graph whose shapes and attributes contradict each other surprises a row in more ways than it
+    could name, so whatever goes wrong in one is said of its node.
+    """
+    row = _lowering(node)
+    try:
+        return row(builder, node)
+    except BindeployError:
+        raise
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise refusal(node, f"its inputs and attributes do not fit together ({line})") from error
 
 
 def _only(what: str, values: Sequence[ir.Value]) -> ir.Value:

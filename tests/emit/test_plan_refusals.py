@@ -170,3 +170,8 @@ def test_a_refused_model_writes_no_file(tmp_path, graph):
     write_plan(graph("[N,3,5,5]", "y = Relu(x)"), tmp_path / "model.bd")
     expected = lower(graph("[N,3,5,5]", "y = Relu(x)")).to_bytes()
     assert (tmp_path / "model.bd").read_bytes() == expected
+
+
+def test_shapes_that_contradict_each_other_are_refused_by_node(graph):
+    with pytest.raises(BindeployError, match="`r`: its inputs and attributes do not fit together"):
+        lower(graph("[N,4,5,5]", "[r] y = Reshape (x, k)", k=np.int64(3)))
