@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from bindeploy.convert import channelwise_operators
@@ -29,7 +28,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Pool:
-    """A MaxPool of `x`, laid out as `layout`, each window within one channel of one layer."""
+    """A MaxPool of `x`, laid out as `layout`, each window within one filter's values."""
 
     node: ir.Node
     x: ir.Value
@@ -67,9 +66,8 @@ def _pool(node: ir.Node, x: ir.Value, layout: Layout) -> Pool | None:
     """MaxPool over whole windows: one rounded up may lie beyond the image, where nothing is."""
     if (node.domain, node.op_type) != ("", "MaxPool") or not one_output(node):
         return None
-    own_channels = len(np.unique(layout.channel)) == len(layout.channel)
     over_space = layout.rank is not None and layout.axis == 1 - layout.rank
-    if not (own_channels and over_space) or node.attributes.get_int("ceil_mode", 0) != 0:
+    if layout.shared or not over_space or node.attributes.get_int("ceil_mode", 0) != 0:
         return None
     return Pool(node, x, layout)
 

@@ -24,12 +24,14 @@ class Layout:
 
     `rank` is None where it is unknown, `axis` where the channels have none of their own. Along the
     axis lie `size` channels; filter f of the layer we come from is number `channel[f]` of them.
+    `shared` says whether a channel may hold values of other filters too, or of other layers.
     """
 
     rank: int | None
     axis: int | None
     size: int
     channel: NDArray[np.intp]
+    shared: bool = False
 
     @classmethod
     def fresh(cls, rank: int | None, axis: int, size: int) -> Layout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -11,12 +10,12 @@ from numpy.typing import NDArray
 
 from bindeploy import bits
 from bindeploy.convert import batch_normalization, constants, dialect
+from bindeploy.convert import channelwise_formulas as formulas
 from bindeploy.convert.channelwise import Function, Layout, same
 from bindeploy.convert.sign_flow import one_output
 
 SIGN = (dialect.LATENT, "BinarySign")
 ONE = np.ones((1, 1))
-ZERO = np.float32(0)
 
 
 def read(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
@@ -54,15 +53,6 @@ def _number(number: float) -> NDArray[np.float32]:
     return np.full((1, 1), number, np.float32)
 
 
-def _subtract_from(x: NDArray, constant: NDArray) -> NDArray:
-    return constant - x
-
-
-def _divide_into(x: NDArray, constant: NDArray) -> NDArray:
-    """constant / x; NaN at 0, as engines do not agree on the sign of a zero."""
-    return constant / np.where(x == 0, np.float32(np.nan), x)
-
-
 def _arithmetic(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
     """Add, Sub, Mul, Div of x and a constant, on either side."""
     first = node.inputs[0] is x
@@ -79,21 +69,13 @@ def _arithmetic(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
         case "Sub", True:
             return Function(node, x, np.subtract, (constant,), ONE)
         case "Sub", False:
-            return Function(node, x, _subtract_from, (constant,), -ONE)
+            return Function(node, x, formulas.subtract_from, (constant,), -ONE)
         case "Div", False:
-            return Function(node, x, _divide_into, (constant,), monotone=False)
+            return Function(node, x, formulas.divide_into, (constant,), monotone=False)
         case _ if constant.all():
             slope = 1 / constant.astype(np.float64)
             return Function(node, x, np.divide, (constant,), slope, keeps_sign=positive)
     return None
-
-
-def _largest(x: NDArray, *others: NDArray) -> NDArray:
-    return reduce(np.maximum, others, x)
-
-
-def _smallest(x: NDArray, *others: NDArray) -> NDArray:
-    return reduce(np.minimum, others, x)
 
 
 def _bounded(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
@@ -104,14 +86,12 @@ def _bounded(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
         return None
     if node.op_type == "Min":
         keeps_sign = all((array >= 0).all() for array in others)
-        return Function(node, x, _smallest, others, keeps_sign=keeps_sign)
+        return Function(node, x, formulas.smallest, others, keeps_sign=keeps_sign)
     keeps_sign = all((array < 0).all() for array in others)
     never_negative = any((array >= 0).all() for array in others)
-    return Function(node, x, _largest, others, keeps_sign=keeps_sign, never_negative=never_negative)
-
-
-def _clip(x: NDArray, low: NDArray, high: NDArray) -> NDArray:
-    return np.minimum(np.maximum(x, low), high)
+    return Function(
+        node, x, formulas.largest, others, keeps_sign=keeps_sign, never_negative=never_negative
+    )
 
 
 def _clipped(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
@@ -127,11 +107,9 @@ def _clipped(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
     low, high = bounds
     numbers = (_number(low), _number(high))
     keeps_sign, never_negative = low < 0 <= high, low >= 0 <= high
-    return Function(node, x, _clip, numbers, keeps_sign=keeps_sign, never_negative=never_negative)
-
-
-def _rectify(x: NDArray, slope: NDArray) -> NDArray:
-    return np.where(x >= 0, x, slope * x)
+    return Function(
+        node, x, formulas.clip, numbers, keeps_sign=keeps_sign, never_negative=never_negative
+    )
 
 
 def _rectified(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
@@ -142,21 +120,15 @@ def _rectified(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
     if slope is None:
         return None
     rising, keeps_sign = bool((slope >= 0).all()), bool((slope > 0).all())
-    return Function(node, x, _rectify, (slope,), keeps_sign=keeps_sign, monotone=rising)
-
-
-def _hard_sigmoid(x: NDArray, alpha: NDArray, beta: NDArray) -> NDArray:
-    return np.maximum(np.minimum(alpha * x + beta, np.float32(1)), ZERO)
+    return Function(node, x, formulas.rectify, (slope,), keeps_sign=keeps_sign, monotone=rising)
 
 
 def _three_lines(node: ir.Node, x: ir.Value, layout: Layout) -> Function:
     """HardSigmoid."""
     alpha, beta = (node.attributes.get_float(*item) for item in (("alpha", 0.2), ("beta", 0.5)))
-    return Function(node, x, _hard_sigmoid, (_number(alpha), _number(beta)), never_negative=True)
-
-
-def _normalize(x: NDArray, mean: NDArray, slope: NDArray, beta: NDArray) -> NDArray:
-    return (x - mean) * slope + beta
+    return Function(
+        node, x, formulas.hard_sigmoid, (_number(alpha), _number(beta)), never_negative=True
+    )
 
 
 def _normalized(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
@@ -168,7 +140,7 @@ def _normalized(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
         return None
     parameters = (found.mean, found.slope, found.beta)
     mean, slope, beta = (array[layout.channel, None] for array in parameters)
-    return Function(node, x, _normalize, (mean, slope, beta), slope)
+    return Function(node, x, formulas.normalize, (mean, slope, beta), slope)
 
 
 def _unchanged(node: ir.Node, x: ir.Value, layout: Layout) -> Function:
@@ -188,10 +160,6 @@ def _cast(node: ir.Node, x: ir.Value, layout: Layout) -> Function | None:
     """Cast of float32 to float32: y = x."""
     to_float = node.attributes.get_int("to", 0) == ir.DataType.FLOAT
     return _unchanged(node, x, layout) if to_float and x.dtype == ir.DataType.FLOAT else None
-
-
-def _relu(x: NDArray) -> NDArray:
-    return np.maximum(x, ZERO)
 
 
 Reader = Callable[[ir.Node, ir.Value, Layout], Function | None]
@@ -219,7 +187,7 @@ READERS: dict[str, Reader] = {
     "Max": _bounded,
     "Min": _bounded,
     "Clip": _clipped,
-    "Relu": _always(_relu, never_negative=True),
+    "Relu": _always(formulas.relu, never_negative=True),
     "LeakyRelu": _rectified,
     "PRelu": _rectified,
     "HardSigmoid": _three_lines,

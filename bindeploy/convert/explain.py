@@ -9,7 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from bindeploy.convert import constants, notes
-from bindeploy.convert.inspect import Row, inspect, is_binary_layer, is_int8_layer, is_layer
+from bindeploy.convert.inspect import (
+    Row,
+    inspect,
+    is_binary_layer,
+    is_int8_layer,
+    is_layer,
+    is_weight_only,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ def explain(model: ir.Model) -> list[Layer]:
 
 def _entry(name: str, nodes: list[ir.Node], rows: list[Row]) -> Layer:
     first = nodes[0]
-    binarized = is_binary_layer(first)
+    # Files of others hold MatMulNBits of 4-bit weights: only a pass of ours says that it is bits.
+    lowered = is_weight_only(first) and notes.RULE in first.metadata_props
+    binarized = is_binary_layer(first) or lowered
     return Layer(
         name=name,
         op=first.op_type,
@@ -77,7 +86,7 @@ def _reason(node: ir.Node) -> str:
     """Why a standard layer keeps its floats: what a pass said of it, or what its weights are."""
     if notes.REASON in node.metadata_props:
         return node.metadata_props[notes.REASON]
-    if is_int8_layer(node):
+    if is_int8_layer(node) or is_weight_only(node):
         return f"already a {node.op_type}"
     weight = constants.read(node.inputs[1])
     if weight is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from bindeploy.convert import dialect
+from bindeploy.convert import dialect, lower_weight_only
 
 PARTS = ("bits", "scales", "float", "graph")
 """Packed weights; what stands beside them (scale, bias, threshold, direction); all other constants;
@@ -22,6 +22,9 @@ PART_OF = {
 }
 """The part that a constant input of a dialect op belongs to, by the input's name."""
 
+WEIGHT_ONLY = {(lower_weight_only.DOMAIN, lower_weight_only.OP): ("x", "bits", "scale")}
+"""The inputs of onnxruntime's own operator, by the names of PART_OF."""
+
 
 def onnx_bytes(path: Path) -> dict[str, int]:
     """Bytes of each of `PARTS`; their sum is the size of the file at `path`, which holds a model.
@@ -32,8 +35,9 @@ def onnx_bytes(path: Path) -> dict[str, int]:
     graph = onnx.ModelProto.FromString(content).graph
     part: dict[str, str] = {}
     for node in graph.node:
-        op = dialect.OPS.get((node.domain, node.op_type))
-        for role, name in zip(op.inputs if op else (), node.input, strict=False):
+        key = (node.domain, node.op_type)
+        roles = dialect.OPS[key].inputs if key in dialect.OPS else WEIGHT_ONLY.get(key, ())
+        for role, name in zip(roles, node.input, strict=False):
             part.setdefault(name, PART_OF.get(role, "float"))
     found = dict.fromkeys(PARTS, 0)
     for tensor in graph.initializer:

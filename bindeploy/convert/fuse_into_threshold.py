@@ -17,7 +17,7 @@ import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
-from bindeploy.convert import channelwise, constants, dialect, notes
+from bindeploy.convert import channelwise, constants, dialect, notes, type_inference
 from bindeploy.convert.chains import Pool, Step, follow
 from bindeploy.convert.channelwise import Function
 from bindeploy.convert.layer_outputs import layout_of, occurring
@@ -48,6 +48,7 @@ class FuseIntoThreshold(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         common.RemoveUnusedNodesPass()(model)  # a node that nobody reads reads nothing
+        type_inference.infer(model)  # of what other passes have made, too
         roads = [_Road.of(node) for node, op in dialect.layers(model) if op.key in self.layers]
         meeting: dict[ir.Value, list[_Road]] = {}
         for road in roads:

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
-from bindeploy.convert import constants, dialect
+from bindeploy.convert import constants, dialect, lower_weight_only, type_inference
 from bindeploy.convert.name_layers import NameLayers
 
 FLOAT_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -35,7 +34,7 @@ def inspect(model: ir.Model) -> dict[str, Any]:
     NameLayers()(model)
     for _, op in dialect.layers(model):
         model.opset_imports.setdefault(op.domain, dialect.VERSION)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    type_inference.infer(model)
     rows = [_row(node) for node in model.graph if is_layer(node) or _parameters(node)]
     parameters = sum(row["binary_parameters"] + row["float_parameters"] for row in rows)
     tensors = [value.const_value for value in model.graph.initializers.values()]
@@ -53,7 +52,7 @@ def is_layer(node: ir.Node) -> bool:
     """Whether the node multiplies by weights: a convolution or dense layer of any kind."""
     if node.domain == "":
         return node.op_type in FLOAT_LAYERS
-    return is_binary_layer(node) or is_int8_layer(node)
+    return is_binary_layer(node) or is_int8_layer(node) or is_weight_only(node)
 
 
 def is_binary_layer(node: ir.Node) -> bool:
@@ -68,12 +67,20 @@ def is_int8_layer(node: ir.Node) -> bool:
     return op is not None and "int8_weight" in op.inputs
 
 
+def is_weight_only(node: ir.Node) -> bool:
+    """Whether the node is a dense layer of few-bit weights, onnxruntime's own."""
+    return (node.domain, node.op_type) == (lower_weight_only.DOMAIN, lower_weight_only.OP)
+
+
 def _row(node: ir.Node) -> Row:
     op, parameters = dialect.op_of(node), _parameters(node)
     macs, stored = _macs(node), sum(array.size for array in parameters)
     weights, kept = 0, stored
     if is_binary_layer(node) and constants.read(node.inputs[1]) is not None:
         filters = _shape(node.inputs[1])[0]
+        weights, kept = filters * _inputs_of_a_sum(node), stored - parameters[0].size
+    elif is_weight_only(node) and len(parameters) > 1:
+        filters = node.attributes.get_int("N", 0)
         weights, kept = filters * _inputs_of_a_sum(node), stored - parameters[0].size
     both_are_signs = op is not None and op.binarizes
     return {
@@ -90,8 +97,8 @@ def _row(node: ir.Node) -> Row:
 
 
 def _parameters(node: ir.Node) -> list[NDArray]:
-    """The constant inputs of the node that are learned: all of a dialect op, floats elsewhere."""
-    ours = dialect.op_of(node) is not None
+    """The constant inputs of the node that are learned: all of a packed layer, floats elsewhere."""
+    ours = dialect.op_of(node) is not None or is_weight_only(node)
     if not ours and not (node.domain == "" and node.op_type in PARAMETRIC):
         return []
     arrays = [constants.read(value) for value in node.inputs]
@@ -119,6 +126,8 @@ def _macs(node: ir.Node) -> int:
 
 def _inputs_of_a_sum(node: ir.Node) -> int:
     """How many products make one output value; 0 where the shapes do not tell."""
+    if is_weight_only(node):
+        return node.attributes.get_int("K", 0) or 0
     weight = _shape(node.inputs[1])
     if "channels" in node.attributes:
         return node.attributes["channels"].as_int() * math.prod(weight[1:-1])

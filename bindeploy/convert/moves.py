@@ -85,7 +85,9 @@ def _reshaped(node: ir.Node, x: ir.Value, layout: Layout) -> Layout:
     for size, axis in places:
         if size > 1 and layout.size % size == 0:
             channel = layout.channel % size
-            return replace(layout, rank=len(sizes), axis=axis, size=size, channel=channel)
+            return replace(
+                layout, rank=len(sizes), axis=axis, size=size, channel=channel, shared=True
+            )
     return _lost(node, layout)
 
 
@@ -102,7 +104,7 @@ def _unfolded(node: ir.Node, x: ir.Value, layout: Layout) -> Layout:
     size = layout.size // squared
     column_first = node.attributes.get_string("mode", "DCR") == "CRD"
     channel = layout.channel // squared if column_first else layout.channel % size
-    return replace(layout, size=size, channel=channel)
+    return replace(layout, size=size, channel=channel, shared=True)
 
 
 def _sliced(node: ir.Node, x: ir.Value, layout: Layout) -> Layout | None:

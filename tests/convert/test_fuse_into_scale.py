@@ -59,11 +59,12 @@ def test_behind_moves_the_channels_are_found_again(sketch, converted, kinds, ima
 
 
 def standard(graph, kind, x, **attributes):
-    """A layer with float weights, of 8 filters."""
+    """A layer with float weights, of 8 filters; but for MatMul with a bias."""
     shape = {"Conv": (8, 5, 3, 3), "Gemm": (5, 8), "MatMul": (5, 8)}[kind]
     shape = shape[::-1] if attributes.get("transB") else shape
     weight = graph.constant("layer.weight", RANDOM.normal(size=shape))
-    return graph.node(kind, [x, weight], **attributes)
+    bias = [] if kind == "MatMul" else [graph.constant("layer.bias", VECTOR)]
+    return graph.node(kind, [x, weight, *bias], **attributes)
 
 
 @pytest.mark.parametrize(
@@ -96,23 +97,30 @@ def test_a_product_of_more_axes_takes_factors_and_leaves_the_shift(sketch, passe
 @pytest.mark.parametrize(
     "last",
     [
-        lambda graph, x: graph.node("Div", [graph.constant("one", np.float32(1)), x]),
-        lambda graph, x: graph.node("Mul", [x, graph.constant("c", RANDOM.normal(size=(8, 6, 6)))]),
+        lambda graph, x: graph.node("Mul", [x, graph.constant("c", RANDOM.normal(size=(8, 8, 8)))]),
         lambda graph, x: graph.node("Mul", [x, x]),
-        lambda graph, x: graph.node("Add", [x, graph.constant("five", np.ones((1, 1, 8, 6, 6)))]),
-        lambda graph, x: graph.node("Mul", [x, graph.constant("last", RANDOM.normal(size=6))]),
+        lambda graph, x: graph.node("Add", [x, graph.constant("five", np.ones((1, 1, 8, 8, 8)))]),
+        lambda graph, x: graph.node(
+            "Mul", [x, graph.constant("last", RANDOM.normal(size=(1, 1, 8)))]
+        ),
         lambda graph, x: graph.node("Relu", [x]),
         lambda graph, x: graph.node("Concat", [x, x], axis=1),
     ],
-    ids=["divided into", "of pixels", "squared", "of more axes", "of columns", "bent", "joined"],
+    ids=["of pixels", "squared", "of more axes", "of columns", "bent", "joined"],
 )
 def test_what_is_not_affine_in_one_channel_stays(sketch, passed, kinds, images, last):
-    graph = sketch((5, 6, 6))
+    graph = sketch((5, 8, 8))
     x = graph.node("Mul", [standard(graph, "Conv", "x", pads=(1, 1, 1, 1)), "half"])
     graph.constant("half", np.float32(0.5))
     model = graph.model(last(graph, x))
-    found = passed(model, [FuseIntoScale], images(2, 5, 6, 6))
+    found = passed(model, [FuseIntoScale], images(2, 5, 8, 8))
     assert kinds(found) == ["Conv", kinds(model)[-1]]
+
+
+def test_a_constant_divided_by_a_value_is_not_affine(sketch, kinds):
+    graph = sketch((5, 6, 6))
+    x = graph.node("Div", [graph.constant("one", np.float32(1)), standard(graph, "Conv", "x")])
+    assert kinds(FuseIntoScale()(graph.model(x)).model) == ["Conv", "Div"]
 
 
 def test_a_value_that_something_else_reads_keeps_its_functions(sketch, passed, kinds, images):

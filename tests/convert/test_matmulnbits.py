@@ -10,8 +10,11 @@ import pytest
 
 from bindeploy import bits
 from bindeploy.convert import notes
+from bindeploy.convert.file_bytes import onnx_bytes
+from bindeploy.convert.inspect import inspect
 from bindeploy.convert.lower_weight_only import INT8, LowerWeightOnly, lower_weight_only, packed
 from bindeploy.convert.pipeline import convert
+from bindeploy.convert.pipeline import run as run_pipeline
 from bindeploy.emit.onnx import save
 
 
@@ -115,3 +118,27 @@ def test_packing_keeps_every_sign_and_fills_rows_with_zero_weights():
     found = (q[..., None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3).reshape(5, 64).astype(int) - 2
     np.testing.assert_array_equal(found[:, :37], signs)
     assert not found[:, 37:].any()
+
+
+def test_a_lowered_layer_is_still_told_and_counted(dense, tmp_path):
+    model = dense(100)
+    layers = run_pipeline(model, weight_only="matmulnbits").layers
+    assert [(layer.name, layer.op, layer.binarized) for layer in layers] == [
+        ("first", "MatMulNBits", True),
+        ("second", "MatMulNBits", True),
+    ]
+    assert all((layer.rule or "").endswith("MatMulNBits of 2 bits") for layer in layers)
+    lowered, _ = lower_weight_only(model)
+    before, after = inspect(model)["total"], inspect(lowered)["total"]
+    assert after["float_macs"] == before["float_macs"] == 100 * 21 + 21 * 5
+    assert after["parameters"] == before["parameters"] == 100 * 21 + 21 * 5 + 2 * (21 + 5)
+    save(lowered, tmp_path / "model.onnx")
+    assert onnx_bytes(tmp_path / "model.onnx")["bits"] == 21 * 128 // 4 + 5 * 32 // 4
+
+
+def test_a_matmulnbits_of_others_is_not_called_bits(dense):
+    theirs = run_pipeline(dense(40), weight_only="matmulnbits").model
+    layers = run_pipeline(theirs).layers
+    assert [(layer.binarized, layer.reason) for layer in layers] == [
+        (False, "already a MatMulNBits")
+    ] * 2

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bindeploy.convert.chains import follow
 from bindeploy.convert.channelwise import Layout
+from bindeploy.convert.channelwise_operators import read
 from bindeploy.convert.dialect_reference import compare
 from bindeploy.convert.thresholds import ALWAYS, Chain, NoThreshold, thresholds
 
@@ -16,10 +17,11 @@ variances = st.floats(0, 16, width=32)
 filters = st.tuples(floats, floats, floats, floats, floats, variances)
 
 
-def chain(scale, bias, *nodes):
-    """The Chain of nodes (operator, constants, attributes), read off a graph of a linear layer."""
+def chain(scale, bias, *nodes, shape=None):
+    """The Chain of nodes (operator, constants, attributes) after a layer that gives [N, F]."""
     scale, bias = np.float32(scale), np.float32(bias)
-    start = value = ir.val("y", ir.DataType.FLOAT, ["N", len(scale)])
+    shape = shape or ["N", len(scale)]
+    start = value = ir.val("y", ir.DataType.FLOAT, shape)
     x = ir.val("x", ir.DataType.FLOAT, ["N", 4])
     made = [ir.node("Layer", [x], outputs=[start])]
     for number, (kind, arrays, attributes) in enumerate(nodes):
@@ -31,7 +33,7 @@ def chain(scale, bias, *nodes):
         made.append(node)
         (value,) = node.outputs
     ir.Graph([x], [value], nodes=made)
-    steps = follow(start, Layout.fresh(2, -1, len(scale)))
+    steps = follow(start, Layout.fresh(len(shape), 1 - len(shape), len(scale)))
     assert len(steps) == len(nodes)
     return Chain(scale, bias, steps)
 
@@ -108,7 +110,7 @@ def test_a_mean_that_a_float32_dot_product_equals_is_a_tie(gamma, expected):
 
 
 def test_integers_that_do_not_occur_do_not_count():
-    """|d| - 2 is negative at -1, 0 and 1: a pit of one integer where only odd or even ones occur."""
+    """|d| - 2 is negative at -1, 0 and 1: a pit, but for its left wall, which does not occur."""
     pit = chain([1.0], [0.0], ("Abs", [], {}), ("Sub", [-1.0], {}), ("Sub", [3.0], {}))
     with pytest.raises(NoThreshold, match=r"^Abs `n0` turns in channel 0: no single threshold$"):
         thresholds(pit, every_integer(5))
@@ -141,6 +143,25 @@ def test_a_negative_slope_whose_turn_changes_no_sign_has_a_threshold():
 def test_what_engines_may_compute_differently_has_no_threshold(nodes, why):
     with pytest.raises(NoThreshold, match=why):
         thresholds(chain([3.0], [0.0], *nodes), every_integer(7))
+
+
+def test_a_constant_divided_by_what_may_be_zero_has_no_threshold():
+    """1 / 0 is infinity and 1 / -0 minus infinity; engines do not agree on which zero it is."""
+    node = ir.val("y", ir.DataType.FLOAT, ["N", 2])
+    one = ir.val("one", const_value=ir.tensor(np.float32(1)))
+    divided = read(ir.node("Div", [one, node]), node, Layout.fresh(2, -1, 2))
+    with pytest.raises(NoThreshold, match="gives NaN in channel 1"):
+        thresholds(Chain(np.float32([1, 1]), np.float32([0.5, 0]), [divided]), every_integer(3))
+    found = thresholds(Chain(np.float32([1]), np.float32([0.5]), [divided]), every_integer(3))
+    assert (found.threshold[0], found.direction[0]) == (0, 1)
+
+
+def test_a_pool_of_infinities_that_decide_nothing_rises():
+    """3e38 * 2 is infinite, HardSigmoid of it 1: the sign is +1 throughout."""
+    pool = ("MaxPool", [], {"kernel_shape": [2, 1]})
+    made = chain([-3e38], [0.0], pool, ("HardSigmoid", [], {}), shape=["N", 1, 4, 4])
+    found = thresholds(made, every_integer(2))
+    assert found.threshold[0] == ALWAYS and found.pools[0].tolist() == [1]
 
 
 def test_of_a_function_of_which_only_the_sign_is_known_the_sign_suffices():
