@@ -165,12 +165,17 @@ def inspect(report: Row, out: Console) -> None:
 
 
 def explain(layers: list[Row], out: Console) -> None:
-    """A line a layer: binarized by which rule, or left in float and why."""
+    """A line a layer: binarized by which rule, or left in numbers and why."""
+
+    def kept_as(layer: Row) -> str:
+        if layer["binarized"]:
+            return "bits"
+        return "int8" if layer["op"].startswith("Int8") else "float"
 
     def cells(layer: Row) -> list[str]:
         return [
             layer["name"],
-            "bits" if layer["binarized"] else "float",
+            kept_as(layer),
             layer.get("rule") or layer.get("reason") or "",
             f"{layer['macs']:,}",
             size(layer["bytes"]),

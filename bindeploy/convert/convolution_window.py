@@ -17,7 +17,7 @@ def window(node: ir.Node, kernel: Sequence[int]) -> dict[str, Any] | str:
     strides = list(node.attributes.get_ints("strides", [1, 1]))
     dilations = list(node.attributes.get_ints("dilations", [1, 1]))
     if len(kernel) != 2:
-        return f"it convolves over {len(kernel)} axes, not 2"
+        return f"it convolves in {len(kernel)}-D, not 2-D"
     if len(strides) != 2 or len(dilations) != 2 or min(strides + dilations) < 1:
         return f"strides {strides} with dilations {dilations} are not those of an image"
     reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]

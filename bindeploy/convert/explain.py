@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bindeploy.convert import constants, notes
+from bindeploy.convert import constants, notes, type_inference
 from bindeploy.convert.inspect import (
-    Row,
-    inspect,
+    cost,
     is_binary_layer,
     is_int8_layer,
     is_layer,
@@ -38,19 +37,16 @@ class Layer:
 
 def explain(model: ir.Model) -> list[Layer]:
     """An entry for each layer of the source, in order, from the notes that the passes left."""
-    costs = {row["name"]: row for row in inspect(model)["layers"]}
+    type_inference.infer(model)
     parts: dict[str, list[ir.Node]] = defaultdict(list)
     for node in model.graph:
-        if is_layer(node) and node.name in costs:
+        if is_layer(node):
             parts[node.metadata_props.get(notes.LAYER, str(node.name))].append(node)
-    return [
-        _entry(name, nodes, [costs[str(node.name)] for node in nodes])
-        for name, nodes in parts.items()
-    ]
+    return [_entry(name, nodes) for name, nodes in parts.items()]
 
 
-def _entry(name: str, nodes: list[ir.Node], rows: list[Row]) -> Layer:
-    first = nodes[0]
+def _entry(name: str, nodes: list[ir.Node]) -> Layer:
+    first, rows = nodes[0], [cost(node) for node in nodes]
     # Files of others hold MatMulNBits of 4-bit weights: only a pass of ours says that it is bits.
     lowered = is_weight_only(first) and notes.RULE in first.metadata_props
     binarized = is_binary_layer(first) or lowered

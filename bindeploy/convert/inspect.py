@@ -35,7 +35,7 @@ def inspect(model: ir.Model) -> dict[str, Any]:
     for _, op in dialect.layers(model):
         model.opset_imports.setdefault(op.domain, dialect.VERSION)
     type_inference.infer(model)
-    rows = [_row(node) for node in model.graph if is_layer(node) or _parameters(node)]
+    rows = [cost(node) for node in model.graph if is_layer(node) or _parameters(node)]
     parameters = sum(row["binary_parameters"] + row["float_parameters"] for row in rows)
     tensors = [value.const_value for value in model.graph.initializers.values()]
     total = {
@@ -72,7 +72,8 @@ def is_weight_only(node: ir.Node) -> bool:
     return (node.domain, node.op_type) == (lower_weight_only.DOMAIN, lower_weight_only.OP)
 
 
-def _row(node: ir.Node) -> Row:
+def cost(node: ir.Node) -> Row:
+    """The row of one node, whose shapes are known as far as they can be."""
     op, parameters = dialect.op_of(node), _parameters(node)
     macs, stored = _macs(node), sum(array.size for array in parameters)
     weights, kept = 0, stored

@@ -94,12 +94,14 @@ def convert(model: ir.Model, edges: NDArray[np.float32] | None = None) -> ir.Mod
 
 
 def nothing_binarized(model: ir.Model, conversion: Conversion) -> BindeployError:
-    """What to say of a model of which every layer stays in float, with the last layer's reason."""
-    last = conversion.layers[-1:]
-    why = f" (`{last[0].name}`: {last[0].reason})" if last else ""
+    """What to say of a model of which every layer stays in float, with the reason of the first that
+    does not read the input itself.
+    """
+    layer = next(iter(conversion.layers[1:] or conversion.layers), None)
+    why = f" (`{layer.name}`: {layer.reason})" if layer else ""
     return BindeployError(
-        f"`{source(model)}` has no binary layer{why}: train it with bindeploy.binarize(model), or "
-        f"export its layers as operators of domain `{dialect.LATENT}`"
+        f"`{source(model)}` has no binary layer{why}: give weights of +-alpha in each filter, or "
+        "train it with bindeploy.binarize(model)"
     )
 
 

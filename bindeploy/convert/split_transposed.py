@@ -63,7 +63,7 @@ def _split(node: ir.Node) -> str | None:
     if weight is None or (bias is not None and constants.read(bias) is None):
         return "weights or bias are computed"
     if weight.ndim not in (3, 4):
-        return f"it convolves over {weight.ndim - 2} axes, not 1 or 2"
+        return f"it convolves in {weight.ndim - 2}-D, not 1-D or 2-D"
     group = node.attributes.get_int("group", 1)
     found = binary_weights.read(binary_weights.of_transposed(weight, group))
     axes = read_axes(node, weight.shape[2:])

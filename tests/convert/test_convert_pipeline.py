@@ -360,7 +360,7 @@ def test_tied_weights_get_names_of_their_own(sketch, converted, images):
 
 def test_without_a_binary_layer_the_error_names_the_model(sketch):
     graph = sketch((4, 6, 6))
-    with pytest.raises(BindeployError, match="`sketch` has no binary layer: train it with"):
+    with pytest.raises(BindeployError, match="`sketch` has no binary layer: give weights"):
         convert(graph.model(graph.node("Relu", ["x"])))
 
 

@@ -304,7 +304,7 @@ def test_layers_without_an_int8_form_stay_and_say_why(sketch, images):
     NameLayers()(model)
     assert QuantizeEdges(images(4, 2, 8))(model).modified
     reasons = {layer.name: layer.reason for layer in explain(model)}
-    assert reasons["line"] == "no int8: it convolves over 1 axes, not 2"
+    assert reasons["line"] == "no int8: it convolves in 1-D, not 2-D"
     assert reasons["left"] == "no int8: weights are on the left"
     assert reasons["both"] == "no int8: both factors are computed"
     assert reasons["fixed"] == "no int8: its input is constant"

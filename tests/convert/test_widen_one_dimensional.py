@@ -121,7 +121,7 @@ def test_a_convolution_over_three_axes_stays_with_a_reason(sketch, passed, kinds
     kept = passed(graph.model(x), PASSES, images(2, 4, 3, 5, 5))
     assert kinds(kept) == ["BinarySign", "Conv"]
     (reason,) = {node.metadata_props.get("bindeploy.reason") for node in kept.graph} - {None}
-    assert reason == "it convolves over 3 axes, not 2"
+    assert reason == "it convolves in 3-D, not 2-D"
 
 
 def test_constants_of_the_rows_go(sketch):
