@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bindeploy import ort
 from bindeploy.cli import main
+from bindeploy.errors import BindeployError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """One thread, set before torch is imported: small networks run no faster on more, and on a busy
 machine far slower."""
+
+FETCHED = Path(__file__).resolve().parent.parent / "build" / "onnxruntime"
+"""Where `runtime/ort/fetch-headers build/onnxruntime` puts the header in a checkout."""
 
 
 def invoke(*arguments: object):
@@ -45,6 +50,18 @@ def digits_bundle(digits_run) -> Path:
     result = invoke("export", digits_run, "--target", "host", "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_operators(tmp_path_factory) -> str:
+    """The library of custom operators, built from these sources unless a variable names one."""
+    if ort.LIBRARY_VARIABLE in os.environ:
+        return ort.onnxruntime_library()
+    try:
+        headers = ort.headers(FETCHED if (FETCHED / ort.HEADER).is_file() else None)
+    except BindeployError as error:
+        pytest.skip(str(error))
+    return str(ort.build(tmp_path_factory.mktemp("ort") / "library.so", headers, ("-O1",)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,20 +21,11 @@ from bindeploy.convert import dialect
 from bindeploy.errors import BindeployError
 
 ROOT = Path(__file__).resolve().parent.parent
-FETCHED = ROOT / "build" / "onnxruntime"
-"""Where `runtime/ort/fetch-headers build/onnxruntime` puts the header in a checkout."""
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> str:
-    """The library, built from the sources that stand here unless a variable names one."""
-    if ort.LIBRARY_VARIABLE in os.environ:
-        return ort.onnxruntime_library()
-    try:
-        headers = ort.headers(FETCHED if (FETCHED / ort.HEADER).is_file() else None)
-    except BindeployError as error:
-        pytest.skip(str(error))
-    return str(ort.build(tmp_path_factory.mktemp("ort") / "library.so", headers, ("-O1",)))
+@pytest.fixture
+def library(onnxruntime_operators) -> str:
+    return onnxruntime_operators
 
 
 def session(
