@@ -26,12 +26,23 @@ INTEGERS = "golden/integers.npz"
 class Format(NamedTuple):
     """What a bundle holds beside the portable file and the golden vectors.
 
-    `files` must be there; `add(packed, target, folder, progress)` writes them, and whatever else
-    belongs to them, and returns the manifest's record of how.
+    `check(packed)` refuses a model that the format cannot hold, before anything else is done with
+    it. `files` must be there; `add(packed, target, folder, progress)` writes them, and whatever
+    else belongs to them, and returns the manifest's record of how.
     """
 
+    check: Callable[[ir.Model], None]
     files: tuple[str, ...]
     add: Callable[[ir.Model, Target, Path, Progress | None], dict[str, object]]
+
+
+def _check_runtime(packed: ir.Model) -> None:
+    from bindeploy.emit.plan import lower
+
+    try:
+        lower(packed)
+    except BindeployError as error:
+        raise BindeployError(f"{error}; --format onnx bundles the portable file alone") from None
 
 
 def _add_runtime(
@@ -39,11 +50,12 @@ def _add_runtime(
 ) -> dict[str, object]:
     from bindeploy.emit.plan import write_plan
 
-    try:
-        write_plan(packed, folder / PLAN)
-    except BindeployError as error:
-        raise BindeployError(f"{error}; --format onnx bundles the portable file alone") from None
+    write_plan(packed, folder / PLAN)
     return build(target, folder, progress=progress)
+
+
+def _check_nothing(packed: ir.Model) -> None:
+    """The portable file holds any model."""
 
 
 def _add_nothing(
@@ -53,6 +65,6 @@ def _add_nothing(
 
 
 FORMATS = {
-    "runtime": Format((PLAN,), _add_runtime),
-    "onnx": Format((), _add_nothing),
+    "runtime": Format(_check_runtime, (PLAN,), _add_runtime),
+    "onnx": Format(_check_nothing, (), _add_nothing),
 }
