@@ -17,7 +17,7 @@ from bindeploy.emit.onnx import save
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "foreign_network.py"
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporters of torch and tvm
 
 
 @pytest.fixture(scope="module")
