@@ -10,8 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer import fold_constants
 
-NO_LIMIT = 1 << 40
-"""Bytes: the folder skips large tensors by default, and weights are large."""
+from bindeploy.convert.fold_constants import NO_LIMIT
 
 
 def plain(model: ir.Model) -> ir.Model:
