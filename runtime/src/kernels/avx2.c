@@ -87,28 +87,6 @@ void bd_bgemv_i32_1x8__avx2(size_t taps, size_t words, int32_t depth, const uint
     bgemm(1, taps, words, depth, rows, weights, out, out_stride);
 }
 
-#define FGEMM_NAME bd_fgemm_f32_6x16__avx2
-#define FGEMM_MR 6
-#define FGEMM_REGISTERS 2
-#define FGEMM_LANES 8
-#define FGEMM_VECTOR __m256
-#define FGEMM_ZERO _mm256_setzero_ps
-#define FGEMM_LOAD _mm256_loadu_ps
-#define FGEMM_STORE _mm256_storeu_ps
-#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm256_fmadd_ps(weights, _mm256_set1_ps(value), sum)
-#include "fgemm.h"
-
-#define FGEMM_NAME bd_fgemv_f32_1x16__avx2
-#define FGEMM_MR 1
-#define FGEMM_REGISTERS 2
-#define FGEMM_LANES 8
-#define FGEMM_VECTOR __m256
-#define FGEMM_ZERO _mm256_setzero_ps
-#define FGEMM_LOAD _mm256_loadu_ps
-#define FGEMM_STORE _mm256_storeu_ps
-#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm256_fmadd_ps(weights, _mm256_set1_ps(value), sum)
-#include "fgemm.h"
-
 /* The bits of `count` <= 64 values: eight at a time, then one by one, so that nothing past them is read. */
 BD_INLINE uint64_t binarize_word(const float *values, size_t count) {
     uint64_t word = 0;

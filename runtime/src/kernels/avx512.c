@@ -64,28 +64,6 @@ void bd_bgemv_i32_1x16__avx512(size_t taps, size_t words, int32_t depth, const u
     bgemm(1, taps, words, depth, rows, weights, out, out_stride);
 }
 
-#define FGEMM_NAME bd_fgemm_f32_7x16__avx512
-#define FGEMM_MR 7
-#define FGEMM_REGISTERS 1
-#define FGEMM_LANES 16
-#define FGEMM_VECTOR __m512
-#define FGEMM_ZERO _mm512_setzero_ps
-#define FGEMM_LOAD _mm512_loadu_ps
-#define FGEMM_STORE _mm512_storeu_ps
-#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm512_fmadd_ps(weights, _mm512_set1_ps(value), sum)
-#include "fgemm.h"
-
-#define FGEMM_NAME bd_fgemv_f32_1x16__avx512
-#define FGEMM_MR 1
-#define FGEMM_REGISTERS 1
-#define FGEMM_LANES 16
-#define FGEMM_VECTOR __m512
-#define FGEMM_ZERO _mm512_setzero_ps
-#define FGEMM_LOAD _mm512_loadu_ps
-#define FGEMM_STORE _mm512_storeu_ps
-#define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm512_fmadd_ps(weights, _mm512_set1_ps(value), sum)
-#include "fgemm.h"
-
 /* The bits of `count` <= 64 values; lanes past them are neither read nor set. */
 BD_INLINE uint64_t binarize_word(const float *values, size_t count) {
     uint64_t present = count == 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
