@@ -1,0 +1,22 @@
+/* What convolutions of floats share, whatever form their weights have. */
+#ifndef BD_OPS_FLOAT_CONV_H
+#define BD_OPS_FLOAT_CONV_H
+
+#include "convolution.h"
+
+/* What one group reads of an input pixel. */
+static inline size_t bd_float_group_bytes(const struct bd_step *step) {
+    return (size_t)step->tiled.channels * sizeof(float);
+}
+
+/* Takes memory for the weights [tap][C] of a depthwise convolution, as floats; NULL while measuring. */
+float *bd_take_depthwise_floats(struct bd_model *model, struct bd_step *step);
+
+/* The sums of one strip. */
+void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip);
+
+/* y = clamp(scale * sum + bias + residual) of a strip's sums, the scale being 1 where it is NULL. */
+void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
+                      const struct bd_tensor *added);
+
+#endif
