@@ -157,7 +157,7 @@ def _compile(
         library, program = folder / "library.a", folder / "program"
         _run([*compiler.archiver, "rcs", library, *objects], sources, LIBRARY)
         link = [*compiler.command, *flags, *compiler.link_flags]
-        _run([*link, program_object, library, "-lm", "-o", program], sources, PROGRAM)
+        _run([*link, program_object, library, "-lm", "-pthread", "-o", program], sources, PROGRAM)
         _place(library, out / LIBRARY)
         _place(program, out / PROGRAM)
     _place(sources / HEADER, out / HEADER)

@@ -32,6 +32,10 @@ class Description(ctypes.Structure):
     ]
 
 
+class Options(ctypes.Structure):
+    _fields_ = [("isa", ctypes.c_char_p), ("threads", ctypes.c_int)]
+
+
 class NodeRow(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p),
@@ -59,7 +63,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [
             ctypes.c_void_p,
             ctypes.c_size_t,
-            ctypes.c_char_p,
+            ctypes.POINTER(Options),
             ctypes.POINTER(ctypes.c_void_p),
             ctypes.c_char_p,
         ],

@@ -24,12 +24,16 @@ from bindeploy.library import (
     Description,
     NodeRow,
     Observer,
+    Options,
     library_path,
     load_library,
 )
 
 if TYPE_CHECKING:
     import onnx_ir
+
+MAX_THREADS = 256
+"""As many as the runtime takes; above any machine it is meant for."""
 
 GIVES_INTEGERS = {"binary_conv", "binary_conv_threshold"}
 """The ops whose integers `Session.integers` reports."""
@@ -60,12 +64,13 @@ class Node:
 
 
 class Session:
-    """A model ready to run, on one thread.
+    """A model ready to run.
 
     `model` is the path of a `.bd` or `.onnx` file or of a bundle's folder, the bytes of either
-    file, or an onnx_ir.Model. `isa` holds the kernels to one instruction set ("scalar", "avx2",
-    "avx512", "neon"). Bad arguments, files and inputs raise BindeployError. Calls from several
-    threads wait for each other. Use it as a context manager, or `close()` it.
+    file, or an onnx_ir.Model. `threads` work on each image together; the results are the same for
+    any number of them, bit for bit. `isa` holds the kernels to one instruction set ("scalar",
+    "avx2", "avx512", "neon"). Bad arguments, files and inputs raise BindeployError. Calls from
+    several threads wait for each other. Use it as a context manager, or `close()` it.
     """
 
     _model: int | None = None
@@ -76,12 +81,13 @@ class Session:
         threads: int = 1,
         isa: str | None = None,
     ) -> None:
-        if threads != 1:
-            raise BindeployError(f"`threads={threads}`: the runtime is single-threaded: threads=1")
+        if threads not in range(1, MAX_THREADS + 1):
+            raise BindeployError(f"`threads={threads}`: 1 to {MAX_THREADS} are possible")
         source = read(model)
         self._lock = threading.Lock()
         self._library = load_library(library_path())
         self._isa = isa
+        self.threads = threads
         self._plan = _aligned_copy(source.plan)
         self._model = self._load(source.label)
         self._describe(source)
@@ -89,8 +95,14 @@ class Session:
     def _load(self, label: str) -> int:
         handle = ctypes.c_void_p()
         error = ctypes.create_string_buffer(ERROR_BYTES)
-        address, isa = self._plan.ctypes.data, self._isa.encode() if self._isa else None
-        if self._library.bd_load(address, self._plan.nbytes, isa, ctypes.byref(handle), error):
+        options = Options(self._isa.encode() if self._isa else None, self.threads)
+        if self._library.bd_load(
+            self._plan.ctypes.data,
+            self._plan.nbytes,
+            ctypes.byref(options),
+            ctypes.byref(handle),
+            error,
+        ):
             raise BindeployError(f"{label}: {error.value.decode(errors='replace')}")
         assert handle.value is not None
         return handle.value

@@ -1,6 +1,7 @@
 /* bd_bench: run a plan on a target without Python: images in, logits and integers out, times as JSON.
  *
- *   bd_bench model.bd [--input FILE [--output FILE] [--integers FILE]] [--isa NAME] [--warmup N] [--runs N] [--json]
+ *   bd_bench model.bd [--input FILE [--output FILE] [--integers FILE]] [--isa NAME] [--threads N] [--warmup N]
+ *            [--runs N] [--json]
  *
  * FILEs are raw, of this machine's byte order: float32 images [C,H,W] back to back; float32 outputs; for each image and
  * each binary convolution, in the order they run, int32 [H][W][F]. Exit status 0, or 2 with one line on stderr. */
@@ -17,7 +18,7 @@
 
 struct options {
     const char *plan, *input, *output, *integers, *isa;
-    size_t warmup, runs;
+    size_t threads, warmup, runs;
     int json;
 };
 
@@ -48,7 +49,7 @@ static size_t parse_count(const char *option, const char *text) {
 }
 
 static struct options parse_options(int count, char **words) {
-    struct options options = {.warmup = 3};
+    struct options options = {.threads = 1, .warmup = 3};
     for (int i = 1; i < count; i++) {
         const char *word = words[i];
         if (strncmp(word, "--", 2) != 0) {
@@ -62,7 +63,8 @@ static struct options parse_options(int count, char **words) {
             continue;
         }
         if (i + 1 == count)
-            quit("`%s` needs a value, or is unknown: --input, --output, --integers, --isa, --warmup, --runs, --json",
+            quit("`%s` needs a value, or is unknown: --input, --output, --integers, --isa, --threads, --warmup, "
+                 "--runs, --json",
                  word);
         const char *value = words[++i];
         if (strcmp(word, "--input") == 0)
@@ -73,12 +75,15 @@ static struct options parse_options(int count, char **words) {
             options.integers = value;
         else if (strcmp(word, "--isa") == 0)
             options.isa = value;
+        else if (strcmp(word, "--threads") == 0)
+            options.threads = parse_count(word, value);
         else if (strcmp(word, "--warmup") == 0)
             options.warmup = parse_count(word, value);
         else if (strcmp(word, "--runs") == 0)
             options.runs = parse_count(word, value);
         else
-            quit("unknown option `%s`: --input, --output, --integers, --isa, --warmup, --runs, --json", word);
+            quit("unknown option `%s`: --input, --output, --integers, --isa, --threads, --warmup, --runs, --json",
+                 word);
     }
     if (options.plan == NULL)
         quit("no plan: bd_bench model.bd [--input FILE --output FILE] [--runs N] [--json]");
@@ -252,7 +257,8 @@ static void print_layers(const bd_model *model, size_t node_count, size_t runs, 
 static void print_report(const struct options *options, const bd_model *model, const bd_description *about,
                          const double *totals, const double *nodes) {
     size_t runs = options->runs;
-    printf("{\"version\": \"%s\", \"isa\": \"%s\", ", bd_version(), options->isa ? options->isa : bd_isa());
+    printf("{\"version\": \"%s\", \"isa\": \"%s\", \"threads\": %zu, ", bd_version(),
+           options->isa ? options->isa : bd_isa(), options->threads);
     if (runs > 0)
         printf("\"total\": {\"median_us\": %.3f, \"p10_us\": %.3f, \"p90_us\": %.3f, \"runs\": %zu}, ",
                percentile(totals, runs, 50), percentile(totals, runs, 10), percentile(totals, runs, 90), runs);
@@ -276,7 +282,8 @@ int main(int count, char **words) {
     char error[BD_ERROR_BYTES];
     bd_model *model;
     bd_description about;
-    if (bd_open(options.plan, options.isa, &model, error))
+    bd_options how = {.isa = options.isa, .threads = (int)options.threads};
+    if (bd_open(options.plan, &how, &model, error))
         quit("%s", error);
     bd_describe(model, &about);
     float *image = allocate(elements(about.input_shape), sizeof *image);

@@ -6,7 +6,8 @@
  *   bd_run(model, image, logits);
  *   bd_close(model);
  *
- * A model is used by one thread at a time; two models are independent. */
+ * A model is called by one thread at a time, and works with as many of its own as it was asked for; two models are
+ * independent. */
 #ifndef BINDEPLOY_H
 #define BINDEPLOY_H
 
@@ -28,12 +29,19 @@ BD_API const char *bd_version(void);
 /* The fastest instruction set the kernels use on this CPU: "scalar", "avx2", "avx512", "neon". */
 BD_API const char *bd_isa(void);
 
-/* Map the plan at `path` and load it. isa: NULL for the best, or the name of one to hold to.
+/* How to load; zeros mean the best instruction set there is and one thread. Results are the same for any number of
+ * threads, bit for bit. */
+typedef struct {
+    const char *isa; /* the name of an instruction set to hold to, or NULL */
+    int threads;
+} bd_options;
+
+/* Map the plan at `path` and load it. options: NULL for all zeros.
  * Returns 0, or 1 with one line in error[BD_ERROR_BYTES]. */
-BD_API int bd_open(const char *path, const char *isa, bd_model **model, char *error);
+BD_API int bd_open(const char *path, const bd_options *options, bd_model **model, char *error);
 
 /* The same from memory: `plan` is 64-byte aligned, is not copied, and must outlive the model. */
-BD_API int bd_load(const void *plan, size_t bytes, const char *isa, bd_model **model, char *error);
+BD_API int bd_load(const void *plan, size_t bytes, const bd_options *options, bd_model **model, char *error);
 
 BD_API void bd_close(bd_model *model);
 
@@ -69,7 +77,7 @@ BD_API void bd_node_at(const bd_model *model, size_t index, bd_node *node);
 /* Time every node of each following run (two clock reads a node). */
 BD_API void bd_profile(bd_model *model, int on);
 
-/* Called while an observer is set, for some pixels by some filters at a time, until it has seen every integer of every
+/* Called while an observer is set (runs then take one thread), for some pixels by some filters at a time, until it has seen every integer of every
  * binary convolution once, before scale or threshold: dots[m * stride + n] for output pixels first_pixel + m
  * (row-major) and filters first_filter + n. */
 typedef void bd_observer(void *user, size_t node, size_t first_pixel, size_t pixels, size_t first_filter,

@@ -32,6 +32,11 @@ void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes) {
         model->shared_bytes[kind] = bytes;
 }
 
+void bd_scratch(struct bd_model *model, enum bd_scratch kind, uint64_t bytes) {
+    if (model->own_bytes[kind] < bytes)
+        model->own_bytes[kind] = bytes;
+}
+
 /* "scalar, avx2": each once, for the rows of one ISA need not stand together. */
 static void list_isas(char *list, size_t size) {
     size_t count, used = 0;
@@ -46,6 +51,16 @@ static void list_isas(char *list, size_t size) {
     }
 }
 
+/* Rows of edges stand after the plain ones of their instruction set. */
+static const struct bd_kernel *choose_matrix_kernel(const struct bd_step *step, const char *isa) {
+    const struct bd_operator *op = step->op;
+    int one_pixel = op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
+    const struct bd_kernel *plain = bd_choose(one_pixel ? op->one_pixel_op : op->kernel_op, op->kernel_out, isa);
+    const struct bd_kernel *edge =
+        one_pixel || op->edge_op == NULL ? NULL : bd_choose(op->edge_op, op->kernel_out, isa);
+    return edge != NULL && strcmp(edge->isa, plain->isa) == 0 ? edge : plain;
+}
+
 static int choose_kernels(struct bd_model *model, const char *isa, char *error) {
     if (isa != NULL && bd_choose("bgemm", "i32", isa) == NULL) {
         char known[128];
@@ -54,10 +69,8 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
     }
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         struct bd_step *step = &model->steps[i];
-        int one_pixel = step->op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
         if (step->op->kernel_op != NULL && !bd_is_depthwise(step))
-            step->kernel =
-                bd_choose(one_pixel ? step->op->one_pixel_op : step->op->kernel_op, step->op->kernel_out, isa);
+            step->kernel = choose_matrix_kernel(step, isa);
         if (step->op->transform_op != NULL)
             step->transform = bd_choose(step->op->transform_op, step->op->transform_out, isa);
     }
@@ -76,10 +89,12 @@ static uint64_t measure(struct bd_model *model) {
     model->scratch_bytes = model->tables.used;
     for (int kind = 0; kind < BD_SHARED_COUNT; kind++)
         model->scratch_bytes += aligned(model->shared_bytes[kind]);
+    for (int kind = 0; kind < BD_SCRATCH_COUNT; kind++)
+        model->scratch_bytes += model->threads * aligned(model->own_bytes[kind]);
     return aligned(model->header.arena_bytes) + model->weights.used + model->scratch_bytes;
 }
 
-/* arena | weights | tables | shared */
+/* arena | weights | tables | shared | each worker's scratch */
 static void hand_out(struct bd_model *model) {
     unsigned char *next = model->memory;
     for (uint32_t i = 0; i < model->header.tensor_count; i++)
@@ -93,6 +108,13 @@ static void hand_out(struct bd_model *model) {
     for (int kind = 0; kind < BD_SHARED_COUNT; kind++) {
         model->shared[kind] = next;
         next += aligned(model->shared_bytes[kind]);
+    }
+    for (size_t i = 0; i < model->threads; i++) {
+        model->workers[i] = (struct bd_worker){.index = i, .count = model->threads};
+        for (int kind = 0; kind < BD_SCRATCH_COUNT; kind++) {
+            model->workers[i].scratch[kind] = next;
+            next += aligned(model->own_bytes[kind]);
+        }
     }
     memset(model->shared[BD_ZEROS], 0, (size_t)model->shared_bytes[BD_ZEROS]);
     prepare_steps(model);
@@ -108,7 +130,39 @@ static int allocate(struct bd_model *model, char *error) {
     return 0;
 }
 
-int bd_load(const void *plan, size_t bytes, const char *isa, bd_model **model, char *error) {
+/* Small steps cost less than what threads take to meet: about a microsecond, thirty thousand multiply-adds of floats or
+ * a million of bits. */
+static void find_small_steps(struct bd_model *model) {
+    enum { WORTH_MEETING = 1 << 15, BITS = 32 };
+    for (uint32_t i = 0; i < model->header.node_count; i++) {
+        struct bd_step *step = &model->steps[i];
+        int binary = step->in[0]->type == BD_BITS;
+        uint64_t bytes = step->in[0]->bytes + step->out->bytes;
+        step->alone = bytes / sizeof(float) + step->macs / (binary ? BITS : 1) < WORTH_MEETING;
+    }
+}
+
+static void run_share(void *context, size_t index);
+
+static int start_threads(struct bd_model *model, char *error) {
+    if (model->threads == 1)
+        return 0;
+    find_small_steps(model);
+    model->pool = bd_pool_start(model->threads, run_share, model, error);
+    return model->pool == NULL;
+}
+
+static int read_options(struct bd_model *model, const bd_options *options, char *error) {
+    int threads = options == NULL || options->threads == 0 ? 1 : options->threads;
+    if (threads < 1 || threads > BD_MAX_THREADS)
+        return bd_fail(error, "%d threads: 1 to %d are possible", threads, BD_MAX_THREADS);
+    model->threads = (size_t)threads;
+    model->workers = calloc(model->threads, sizeof *model->workers);
+    return model->workers == NULL ? bd_fail(error, "no memory for %d threads", threads) : 0;
+}
+
+int bd_load(const void *plan, size_t bytes, const bd_options *options, bd_model **model, char *error) {
+    const char *isa = options == NULL ? NULL : options->isa;
     *model = NULL;
     if (bd_check_header(plan, bytes, error))
         return 1;
@@ -122,7 +176,8 @@ int bd_load(const void *plan, size_t bytes, const char *isa, bd_model **model, c
     if (loaded->tensors == NULL || loaded->steps == NULL)
         failed = bd_fail(error, "no memory for the plan's tables");
     else
-        failed = bd_read_plan(loaded, plan, error) || choose_kernels(loaded, isa, error) || allocate(loaded, error);
+        failed = read_options(loaded, options, error) || bd_read_plan(loaded, plan, error) ||
+                 choose_kernels(loaded, isa, error) || allocate(loaded, error) || start_threads(loaded, error);
     if (failed)
         bd_close(loaded);
     else
@@ -150,13 +205,13 @@ static void *map_file(const char *path, size_t *bytes, char *error) {
     return mapping == MAP_FAILED ? NULL : mapping;
 }
 
-int bd_open(const char *path, const char *isa, bd_model **model, char *error) {
+int bd_open(const char *path, const bd_options *options, bd_model **model, char *error) {
     size_t bytes = 0;
     *model = NULL;
     void *mapping = map_file(path, &bytes, error);
     if (mapping == NULL)
         return 1;
-    if (bd_load(mapping, bytes, isa, model, error)) {
+    if (bd_load(mapping, bytes, options, model, error)) {
         munmap(mapping, bytes);
         return 1;
     }
@@ -168,9 +223,11 @@ int bd_open(const char *path, const char *isa, bd_model **model, char *error) {
 void bd_close(bd_model *model) {
     if (model == NULL)
         return;
+    bd_pool_stop(model->pool);
     if (model->mapping != NULL)
         munmap(model->mapping, model->mapping_bytes);
     free(model->memory);
+    free(model->workers);
     free(model->steps);
     free(model->tensors);
     free(model);
@@ -182,14 +239,58 @@ static uint64_t now(void) {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
+/* Where more than one thread is in a step, or was in the one before, all threads meet. */
+static void meet(const struct bd_model *model, size_t workers) {
+    if (workers > 1)
+        bd_pool_wait(model->pool);
+}
+
+static void run_step(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    if (step->op->before != NULL) {
+        step->op->before(model, step, worker);
+        meet(model, worker->count);
+    }
+    step->op->run(model, step, worker);
+}
+
+/* The first thread's clock: a step lasts until all have met for the next one. */
+static void stop_clock(struct bd_model *model, uint32_t next, uint64_t *start) {
+    uint64_t time = model->profile ? now() : 0;
+    if (next > 0)
+        model->steps[next - 1].nanoseconds = time - *start;
+    *start = time;
+}
+
+/* All steps with all threads. One that runs alone is the first thread's, and those that follow each other so need no
+ * meeting. */
+static void run_share(void *context, size_t index) {
+    struct bd_model *model = context;
+    size_t threads = model->observer != NULL ? 1 : model->threads, before = 1;
+    struct bd_worker all = model->workers[index], alone = all;
+    uint64_t start = 0;
+    all.count = threads;
+    alone.count = 1;
+    for (uint32_t i = 0; i < model->header.node_count; i++) {
+        const struct bd_step *step = &model->steps[i];
+        size_t workers = step->alone ? 1 : threads;
+        meet(model, workers > before ? workers : before);
+        before = workers;
+        if (index == 0)
+            stop_clock(model, i, &start);
+        if (index < workers)
+            run_step(model, step, workers == 1 ? &alone : &all);
+    }
+    meet(model, before);
+    if (index == 0)
+        stop_clock(model, model->header.node_count, &start);
+}
+
 void bd_run(bd_model *model, const float *input, float *output) {
     memcpy(model->input->data, input, (size_t)model->input->bytes);
-    for (uint32_t i = 0; i < model->header.node_count; i++) {
-        struct bd_step *step = &model->steps[i];
-        uint64_t start = model->profile ? now() : 0;
-        step->op->run(model, step);
-        step->nanoseconds = model->profile ? now() - start : 0;
-    }
+    if (model->pool == NULL || model->observer != NULL)
+        run_share(model, 0);
+    else
+        bd_pool_run(model->pool);
     memcpy(output, model->output->data, (size_t)model->output->bytes);
 }
 

@@ -1,7 +1,7 @@
 /* What a plan becomes when it is loaded: tensors with addresses, and steps that read and write them.
  *
  *   load.c      the plan's bytes -> tensors and steps, everything checked
- *   executor.c  one allocation, kernels chosen, weights tiled; then bd_run walks the steps
+ *   executor.c  one allocation, kernels chosen, weights tiled; then bd_run walks the steps, with all threads in step
  *   ops/        one bd_operator an opcode: what it accepts, what it prepares, what it computes */
 #ifndef BD_EXECUTOR_H
 #define BD_EXECUTOR_H
@@ -9,6 +9,7 @@
 #include "../include/bindeploy.h"
 #include "kernel.h"
 #include "model.h"
+#include "threads.h"
 
 #include <limits.h>
 #include <stddef.h>
@@ -52,9 +53,11 @@ struct bd_tiled {
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
+    size_t tile_bytes;  /* what the kernel reads of MR pixels */
+    int edges;          /* whether words are accumulated for a kernel of edges */
     int32_t *tap_sums;  /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */
     uint64_t *flips;    /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
-    size_t chunk;       /* tiles of pixels whose row pointers are made at once */
+    size_t chunk;       /* tiles of pixels that are laid out at once */
     size_t strip;       /* tiles of pixels whose sums are transformed at once */
 };
 
@@ -69,6 +72,7 @@ struct bd_step {
     struct bd_window window;
     struct bd_tiled tiled;
     uint64_t macs;
+    int alone; /* so small that one thread is as fast as several */
     uint64_t nanoseconds;
 };
 
@@ -78,8 +82,26 @@ struct bd_room {
     uint64_t used;
 };
 
-/* Shared by all steps, since one runs at a time: each has the bytes of the step that needs most. */
-enum bd_shared { BD_ROWS, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_ZEROS, BD_REGROUPED, BD_SHARED_COUNT };
+/* Used by all steps in turn, since one runs at a time: each has the bytes of the step that needs most. What is shared
+ * all threads see, of scratch each has its own. */
+enum bd_shared { BD_ZEROS, BD_REGROUPED, BD_SHARED_COUNT };
+enum bd_scratch { BD_TILES, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_SCRATCH_COUNT };
+
+/* One of the threads that run a step together. */
+struct bd_worker {
+    size_t index, count;
+    void *scratch[BD_SCRATCH_COUNT];
+};
+
+/* From `first` on, before `end`. */
+struct bd_range {
+    size_t first, end;
+};
+
+/* What one worker does of `count` things that may be done in any order. */
+static inline struct bd_range bd_share_of(const struct bd_worker *worker, size_t count) {
+    return (struct bd_range){count * worker->index / worker->count, count * (worker->index + 1) / worker->count};
+}
 
 struct bd_model {
     struct bd_plan_header header;
@@ -90,6 +112,10 @@ struct bd_model {
     struct bd_room weights, tables;
     uint64_t shared_bytes[BD_SHARED_COUNT];
     void *shared[BD_SHARED_COUNT];
+    uint64_t own_bytes[BD_SCRATCH_COUNT]; /* of each worker */
+    struct bd_worker *workers;
+    size_t threads;
+    struct bd_pool *pool; /* NULL for one thread */
     uint64_t scratch_bytes;
     void *mapping; /* bd_open's */
     size_t mapping_bytes;
@@ -107,6 +133,7 @@ struct bd_operator {
     int residual;          /* the input that is added to the result, of its shape and optional; 0 where none is */
     const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
+    const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
     const char *transform_op; /* "affine", "threshold" or NULL */
     const char *transform_out;
@@ -114,7 +141,10 @@ struct bd_operator {
     int (*check)(struct bd_step *step, char *error);
     /* Takes memory and, when the room has a base, fills it. NULL where nothing is needed. */
     void (*prepare)(struct bd_model *model, struct bd_step *step);
-    void (*run)(const struct bd_model *model, const struct bd_step *step);
+    /* Each of these is called by all workers of the step at once, and each does its share of the output; all have left
+     * `before` when the first enters `run`. `before` may be NULL. */
+    void (*before)(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker);
+    void (*run)(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker);
 };
 
 #define BD_OP(code, name) extern const struct bd_operator bd_operator_##name;
@@ -134,6 +164,7 @@ int bd_read_plan(struct bd_model *model, const void *plan, char *error);
 /* executor.c: `bytes` at a multiple of 64, NULL while measuring. */
 void *bd_take(struct bd_room *room, uint64_t bytes);
 void bd_share(struct bd_model *model, enum bd_shared kind, uint64_t bytes);
+void bd_scratch(struct bd_model *model, enum bd_scratch kind, uint64_t bytes);
 
 /* Whether each channel of a convolution is a group of its own with one filter: then no tile is multiplied. */
 static inline int bd_is_depthwise(const struct bd_step *step) {

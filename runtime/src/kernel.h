@@ -1,25 +1,29 @@
 /* What a kernel is: a row of kernels.inc, its function's type given by its op and output.
  *
- * A bgemm kernel multiplies MR pixels by NR filters through an indirection buffer: rows[t * MR + m] points at
- * the packed channel row that pixel m reads at tap t (a row of zero words, all +1, where the tap is padding).
- * Weights are tiled [tap][word][NR] for one block of NR filters. */
+ * A bgemm kernel multiplies MR pixels by NR filters: tile[k * MR + m] is word k of what pixel m sees, its channels tap
+ * by tap, zero words (all +1) where a tap is padding; weights[k * NR + n] the same of filter n. */
 #ifndef BD_KERNEL_H
 #define BD_KERNEL_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* out[m * out_stride + n] = depth - 2 * sum over t < taps, k < words of
- *                           popcount(rows[t * MR + m][k] ^ weights[(t * words + k) * NR + n]) */
-typedef void bd_bgemm_i32_function(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                                   const uint64_t *weights, int32_t *out, size_t out_stride);
+/* out[m * out_stride + n] = depth - 2 * sum over k < words of popcount(tile[k * MR + m] ^ weights[k * NR + n]) */
+typedef void bd_bgemm_i32_function(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                                   int32_t *out, size_t out_stride);
+
+/* The same of accumulated words: tile[k * MR + m] is the exclusive or of words 0 to k of pixel m, weights alike. With
+ * o[k] = tile[k * MR + m] ^ weights[k * NR + n], the ones of all words are twice the falling edges of o's bits along k,
+ * plus the ones of the last o; and two words have at most one falling edge together, which is one count for both. */
+typedef bd_bgemm_i32_function bd_bgemm_edge_i32_function;
 
 /* out[m * out_stride + n] = sum over t < taps, c < channels of
  *                           rows[t * MR + m][c] * weights[(t * channels + c) * NR + n] */
 typedef void bd_fgemm_f32_function(size_t taps, size_t channels, const float *const *rows, const float *weights,
                                    float *out, size_t out_stride);
 
-/* The same with MR = 1: for a layer whose output is one pixel, which a wider tile would compute MR times. */
+/* The same with MR = 1: for a layer whose output is one pixel, which a wider tile would compute MR times. The float one
+ * reads through pointers: rows[t * MR + m] is at the channel row that pixel m reads at tap t. */
 typedef bd_bgemm_i32_function bd_bgemv_i32_function;
 typedef bd_fgemm_f32_function bd_fgemv_f32_function;
 
@@ -42,13 +46,14 @@ typedef void bd_threshold_b1_function(size_t pixels, size_t filters, const int32
                                       size_t bits_stride);
 
 struct bd_kernel {
-    const char *op;  /* bgemm, bgemv, fgemm, fgemv, binarize, affine, threshold */
+    const char *op;  /* bgemm, bgemm_edge, bgemv, fgemm, fgemv, binarize, affine, threshold */
     const char *out; /* i32, f32, b1 */
     const char *isa;
     const char *name;
     int mr, nr;
     union {
         bd_bgemm_i32_function *bgemm_i32;
+        bd_bgemm_edge_i32_function *bgemm_edge_i32;
         bd_fgemm_f32_function *fgemm_f32;
         bd_bgemv_i32_function *bgemv_i32;
         bd_fgemv_f32_function *fgemv_f32;

@@ -40,6 +40,8 @@ typedef void run_tile(const struct bd_kernel *kernel, const struct tile *tile, v
 static void run_in_tiles_of(const struct bd_kernel *other, run_tile *run, const struct tile *tile, char *out) {
     size_t mr = (size_t)other->mr, nr = (size_t)other->nr, lines = tile->taps * tile->depth;
     struct tile part = *tile;
+    part.mr = mr;
+    part.nr = nr;
     part.rows = allocate(tile->taps * mr, sizeof *part.rows);
     part.weights = allocate(lines * nr, tile->size);
     char *part_out = allocate(mr * nr, 4);
@@ -71,9 +73,26 @@ static int32_t bits_of(const struct tile *tile) {
     return (int32_t)(tile->taps * tile->depth * 64);
 }
 
+/* rows[k] ^= rows[k - 1] from the second row of `columns` words on. */
+static void accumulate(size_t rows, size_t columns, uint64_t *words) {
+    for (size_t i = columns; i < rows * columns; i++)
+        words[i] ^= words[i - columns];
+}
+
+/* The words of the rows in the kernel's order, and for kernels of edges both operands accumulated. */
 static void run_bgemm(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride) {
-    kernel->run.bgemm_i32(tile->taps, tile->depth, bits_of(tile), (const uint64_t *const *)(const void *)tile->rows,
-                          (const uint64_t *)(const void *)tile->weights, out, out_stride);
+    size_t words = tile->taps * tile->depth, mr = tile->mr, nr = tile->nr;
+    uint64_t *packed = allocate(words * mr, sizeof *packed), *weights = allocate(words * nr, sizeof *weights);
+    for (size_t i = 0; i < words * mr; i++)
+        packed[i] = ((const uint64_t *)tile->rows[i / mr / tile->depth * mr + i % mr])[i / mr % tile->depth];
+    memcpy(weights, tile->weights, words * nr * sizeof *weights);
+    if (!strcmp(kernel->op, "bgemm_edge")) {
+        accumulate(words, mr, packed);
+        accumulate(words, nr, weights);
+    }
+    kernel->run.bgemm_i32(words, bits_of(tile), packed, weights, out, out_stride);
+    free(packed);
+    free(weights);
 }
 
 /* sum of a * w over single bits, each -1 where it is set. */

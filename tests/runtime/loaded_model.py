@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bindeploy.library import ERROR_BYTES, Description, NodeRow, Observer
+from bindeploy.library import ERROR_BYTES, Description, NodeRow, Observer, Options
 
 
 class LoadFailure(Exception):
@@ -18,12 +18,13 @@ class LoadFailure(Exception):
 class Model:
     """A plan loaded from a file; closed with the process."""
 
-    def __init__(self, library: ctypes.CDLL, path: Path, isa: str | None) -> None:
+    def __init__(self, library: ctypes.CDLL, path: Path, isa: str | None, threads: int = 1) -> None:
         self.library = library
         self.handle = ctypes.c_void_p()
         error = ctypes.create_string_buffer(ERROR_BYTES)
-        wanted = None if isa is None else isa.encode()
-        if library.bd_open(str(path).encode(), wanted, ctypes.byref(self.handle), error):
+        options = Options(None if isa is None else isa.encode(), threads)
+        arguments = ctypes.byref(options), ctypes.byref(self.handle), error
+        if library.bd_open(str(path).encode(), *arguments):
             raise LoadFailure(error.value.decode())
 
     def describe(self) -> Description:

@@ -43,48 +43,43 @@ BD_INLINE void subtract_ones(size_t mr, __m256i bytes[MR][REGISTERS], int32_t *o
 }
 
 /* The sums stand in `out`, so that the registers hold nothing but bytes, weights and the table. */
-BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                     const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                     int32_t *out, size_t out_stride) {
     __m256i bytes[MR][REGISTERS];
     BD_UNROLL
     for (size_t m = 0; m < mr; m++) {
         _mm256_storeu_si256((__m256i *)(out + m * out_stride), _mm256_set1_epi32(depth));
         bytes[m][0] = bytes[m][1] = _mm256_setzero_si256();
     }
-    size_t counted = 0;
-    for (size_t t = 0; t < taps; t++, rows += mr)
-        for (size_t first = 0; first < words; first += BYTE_WORDS) {
-            size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
-            counted += end - first;
-            if (counted > BYTE_WORDS) {
-                subtract_ones(mr, bytes, out, out_stride);
-                counted = end - first;
-            }
-            for (size_t k = first; k < end; k++, weights += NR) {
-                __m256i filters[REGISTERS];
+    for (size_t first = 0; first < words; first += BYTE_WORDS) {
+        size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
+        if (first > 0)
+            subtract_ones(mr, bytes, out, out_stride);
+        for (size_t k = first; k < end; k++, weights += NR, tile += mr) {
+            __m256i filters[REGISTERS];
+            BD_UNROLL
+            for (size_t n = 0; n < REGISTERS; n++)
+                filters[n] = _mm256_loadu_si256((const __m256i *)(weights + n * LANES));
+            BD_UNROLL
+            for (size_t m = 0; m < mr; m++) {
+                __m256i pixel = _mm256_set1_epi64x((long long)tile[m]);
                 BD_UNROLL
                 for (size_t n = 0; n < REGISTERS; n++)
-                    filters[n] = _mm256_loadu_si256((const __m256i *)(weights + n * LANES));
-                BD_UNROLL
-                for (size_t m = 0; m < mr; m++) {
-                    __m256i pixel = _mm256_set1_epi64x((long long)rows[m][k]);
-                    BD_UNROLL
-                    for (size_t n = 0; n < REGISTERS; n++)
-                        bytes[m][n] = _mm256_add_epi8(bytes[m][n], popcount_bytes(_mm256_xor_si256(pixel, filters[n])));
-                }
+                    bytes[m][n] = _mm256_add_epi8(bytes[m][n], popcount_bytes(_mm256_xor_si256(pixel, filters[n])));
             }
         }
+    }
     subtract_ones(mr, bytes, out, out_stride);
 }
 
-void bd_bgemm_i32_4x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                            const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemm_i32_4x8__avx2(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                            size_t out_stride) {
+    bgemm(MR, words, depth, tile, weights, out, out_stride);
 }
 
-void bd_bgemv_i32_1x8__avx2(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                            const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemv_i32_1x8__avx2(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                            size_t out_stride) {
+    bgemm(1, words, depth, tile, weights, out, out_stride);
 }
 
 /* The bits of `count` <= 64 values: eight at a time, then one by one, so that nothing past them is read. */

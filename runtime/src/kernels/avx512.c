@@ -24,8 +24,8 @@ BD_INLINE __m512i dots(__m512i depth, __m512i ones_low, __m512i ones_high) {
     return _mm512_sub_epi32(depth, _mm512_add_epi32(ones, ones));
 }
 
-BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                     const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                     int32_t *out, size_t out_stride) {
     __m512i ones[MR][REGISTERS];
     BD_UNROLL
     for (size_t m = 0; m < mr; m++) {
@@ -33,20 +33,19 @@ BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const 
         for (size_t n = 0; n < REGISTERS; n++)
             ones[m][n] = _mm512_setzero_si512();
     }
-    for (size_t t = 0; t < taps; t++, rows += mr)
-        for (size_t k = 0; k < words; k++, weights += NR) {
-            __m512i filters[REGISTERS];
+    for (size_t k = 0; k < words; k++, weights += NR, tile += mr) {
+        __m512i filters[REGISTERS];
+        BD_UNROLL
+        for (size_t n = 0; n < REGISTERS; n++)
+            filters[n] = _mm512_loadu_si512(weights + n * LANES);
+        BD_UNROLL
+        for (size_t m = 0; m < mr; m++) {
+            __m512i pixel = _mm512_set1_epi64((long long)tile[m]);
             BD_UNROLL
             for (size_t n = 0; n < REGISTERS; n++)
-                filters[n] = _mm512_loadu_si512(weights + n * LANES);
-            BD_UNROLL
-            for (size_t m = 0; m < mr; m++) {
-                __m512i pixel = _mm512_set1_epi64((long long)rows[m][k]);
-                BD_UNROLL
-                for (size_t n = 0; n < REGISTERS; n++)
-                    ones[m][n] = _mm512_add_epi64(ones[m][n], _mm512_popcnt_epi64(_mm512_xor_si512(pixel, filters[n])));
-            }
+                ones[m][n] = _mm512_add_epi64(ones[m][n], _mm512_popcnt_epi64(_mm512_xor_si512(pixel, filters[n])));
         }
+    }
     __m512i depths = _mm512_set1_epi32(depth);
     BD_UNROLL
     for (size_t m = 0; m < mr; m++)
@@ -54,14 +53,14 @@ BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const 
 }
 
 /* A tile of 7 x 16 is as fast as any that fits the registers, and divides the usual maps (7, 14, 28, 56 wide). */
-void bd_bgemm_i32_7x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                               const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemm_i32_7x16__avx512(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                               size_t out_stride) {
+    bgemm(MR, words, depth, tile, weights, out, out_stride);
 }
 
-void bd_bgemv_i32_1x16__avx512(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                               const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemv_i32_1x16__avx512(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                               size_t out_stride) {
+    bgemm(1, words, depth, tile, weights, out, out_stride);
 }
 
 /* The bits of `count` <= 64 values; lanes past them are neither read nor set. */

@@ -38,8 +38,8 @@ BD_INLINE void subtract_ones(size_t mr, uint8x16_t bytes[MR][REGISTERS], int32_t
 }
 
 /* The sums stand in `out`, so that the registers hold nothing but bytes and weights. */
-BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                     const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                     int32_t *out, size_t out_stride) {
     uint8x16_t bytes[MR][REGISTERS];
     BD_UNROLL
     for (size_t m = 0; m < mr; m++) {
@@ -49,44 +49,35 @@ BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const 
             bytes[m][n] = vdupq_n_u8(0);
         }
     }
-    size_t counted = 0;
-    for (size_t t = 0; t < taps; t++, rows += mr)
-        for (size_t first = 0; first < words; first += BYTE_WORDS) {
-            size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
-            counted += end - first;
-            if (counted > BYTE_WORDS) {
-                subtract_ones(mr, bytes, out, out_stride);
-                counted = end - first;
-            }
-            for (size_t k = first; k < end; k++, weights += NR) {
-                uint8x16_t filters[REGISTERS];
+    for (size_t first = 0; first < words; first += BYTE_WORDS) {
+        size_t end = words - first < BYTE_WORDS ? words : first + BYTE_WORDS;
+        if (first > 0)
+            subtract_ones(mr, bytes, out, out_stride);
+        for (size_t k = first; k < end; k++, weights += NR, tile += mr) {
+            uint8x16_t filters[REGISTERS];
+            BD_UNROLL
+            for (size_t n = 0; n < REGISTERS; n++)
+                filters[n] = vreinterpretq_u8_u64(vld1q_u64(weights + n * LANES));
+            BD_UNROLL
+            for (size_t m = 0; m < mr; m++) {
+                uint8x16_t pixel = vreinterpretq_u8_u64(vld1q_dup_u64(tile + m));
                 BD_UNROLL
                 for (size_t n = 0; n < REGISTERS; n++)
-                    filters[n] = vreinterpretq_u8_u64(vld1q_u64(weights + n * LANES));
-                BD_UNROLL
-                for (size_t m = 0; m < mr; m++) {
-                    uint8x16_t pixel = vreinterpretq_u8_u64(vld1q_dup_u64(rows[m] + k));
-                    BD_UNROLL
-                    for (size_t n = 0; n < REGISTERS; n++)
-                        bytes[m][n] = vaddq_u8(bytes[m][n], vcntq_u8(veorq_u8(pixel, filters[n])));
-                }
+                    bytes[m][n] = vaddq_u8(bytes[m][n], vcntq_u8(veorq_u8(pixel, filters[n])));
             }
         }
+    }
     subtract_ones(mr, bytes, out, out_stride);
 }
 
-/* Rows of one word lose the loop over words. Rows of two or four gain nothing: unrolled, GCC spills them. */
-void BGEMM_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
-                int32_t *out, size_t out_stride) {
-    if (words == 1)
-        bgemm(MR, taps, 1, depth, rows, weights, out, out_stride);
-    else
-        bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+void BGEMM_NAME(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                size_t out_stride) {
+    bgemm(MR, words, depth, tile, weights, out, out_stride);
 }
 
-void BGEMV_NAME(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows, const uint64_t *weights,
-                int32_t *out, size_t out_stride) {
-    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
+void BGEMV_NAME(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                size_t out_stride) {
+    bgemm(1, words, depth, tile, weights, out, out_stride);
 }
 
 #if defined(__aarch64__)

@@ -15,27 +15,26 @@ static int32_t popcount(uint64_t x) {
     return (int32_t)((x * UINT64_C(0x0101010101010101)) >> 56);
 }
 
-BD_INLINE void bgemm(size_t mr, size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                     const uint64_t *weights, int32_t *out, size_t out_stride) {
+BD_INLINE void bgemm(size_t mr, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                     int32_t *out, size_t out_stride) {
     int32_t ones[MR][NR] = {{0}};
-    for (size_t t = 0; t < taps; t++)
-        for (size_t k = 0; k < words; k++)
-            for (size_t m = 0; m < mr; m++)
-                for (size_t n = 0; n < NR; n++)
-                    ones[m][n] += popcount(rows[t * mr + m][k] ^ weights[(t * words + k) * NR + n]);
+    for (size_t k = 0; k < words; k++)
+        for (size_t m = 0; m < mr; m++)
+            for (size_t n = 0; n < NR; n++)
+                ones[m][n] += popcount(tile[k * mr + m] ^ weights[k * NR + n]);
     for (size_t m = 0; m < mr; m++)
         for (size_t n = 0; n < NR; n++)
             out[m * out_stride + n] = depth - 2 * ones[m][n];
 }
 
-void bd_bgemm_i32_4x8__scalar(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                              const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(MR, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemm_i32_4x8__scalar(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                              size_t out_stride) {
+    bgemm(MR, words, depth, tile, weights, out, out_stride);
 }
 
-void bd_bgemv_i32_1x8__scalar(size_t taps, size_t words, int32_t depth, const uint64_t *const *rows,
-                              const uint64_t *weights, int32_t *out, size_t out_stride) {
-    bgemm(1, taps, words, depth, rows, weights, out, out_stride);
+void bd_bgemv_i32_1x8__scalar(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
+                              size_t out_stride) {
+    bgemm(1, words, depth, tile, weights, out, out_stride);
 }
 
 BD_INLINE void fgemm(size_t mr, size_t taps, size_t channels, const float *const *rows, const float *weights,

@@ -31,11 +31,6 @@ static void prepare_thresholds(struct bd_model *model, struct bd_step *step) {
         bd_pack_directions((size_t)tiled->filters, step->in[3]->data, tiled->flips);
 }
 
-static const void *block_weights(const struct bd_model *model, const struct bd_step *step, size_t block) {
-    (void)model;
-    return step->tiled.weights + block * step->tiled.block_bytes;
-}
-
 static void subtract(size_t count, const int32_t *restrict from, int32_t *restrict to) {
     for (size_t i = 0; i < count; i++)
         to[i] -= from[i];
@@ -45,7 +40,7 @@ static void subtract(size_t count, const int32_t *restrict from, int32_t *restri
 static void subtract_padding(const struct bd_step *step, const struct bd_strip *strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
     const int32_t *tap_sums = step->tiled.tap_sums + strip->block * taps * nr;
-    for (size_t tile = 0; tile < strip->tiles; tile++)
+    for (size_t tile = 0; tile < strip->count; tile++)
         for (uint32_t i = 0; i < strip->padded[tile]; i++) {
             struct bd_padding padding = strip->padding[tile * taps * mr + i];
             subtract(nr, tap_sums + padding.tap * nr, (int32_t *)strip->sums + (tile * mr + padding.pixel) * nr);
@@ -54,13 +49,12 @@ static void subtract_padding(const struct bd_step *step, const struct bd_strip *
 
 /* The integers of one strip. */
 static void multiply(const struct bd_step *step, const struct bd_strip *strip) {
-    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
-    size_t words = bd_words(step->tiled.channels);
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr;
+    size_t words = (size_t)step->tiled.taps * bd_words(step->tiled.channels);
     int32_t depth = (int32_t)bd_depth(step), *dots = strip->sums;
-    const uint64_t *const *rows = (const uint64_t *const *)strip->rows;
-    for (size_t tile = 0; tile < strip->tiles; tile++)
-        step->kernel->run.bgemm_i32(taps, words, depth, rows + tile * taps * mr, strip->weights, dots + tile * mr * nr,
-                                    nr);
+    for (size_t tile = 0; tile < strip->count; tile++)
+        step->kernel->run.bgemm_i32(words, depth, (const void *)(strip->tiles + tile * strip->tile_bytes),
+                                    strip->weights, dots + tile * mr * nr, nr);
     if (step->tiled.tap_sums != NULL)
         subtract_padding(step, strip);
 }
@@ -107,20 +101,21 @@ static void strip_to_bits(const struct bd_model *model, const struct bd_step *st
     to_bits(model, step, strip);
 }
 
-static void run_binary_conv(const struct bd_model *model, const struct bd_step *step) {
-    bd_regroup(model, step);
+static void run_binary_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_floats};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, bd_sum_bits, to_floats);
+        bd_convolve_depthwise(model, step, worker, bd_sum_bits, to_floats);
     else
-        bd_convolve(model, step, block_weights, strip_to_floats);
+        bd_convolve(model, step, worker, &convolution);
 }
 
-static void run_binary_conv_threshold(const struct bd_model *model, const struct bd_step *step) {
-    bd_regroup(model, step);
+static void run_binary_conv_threshold(const struct bd_model *model, const struct bd_step *step,
+                                      const struct bd_worker *worker) {
+    static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_bits};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, bd_sum_bits, to_bits);
+        bd_convolve_depthwise(model, step, worker, bd_sum_bits, to_bits);
     else
-        bd_convolve(model, step, block_weights, strip_to_bits);
+        bd_convolve(model, step, worker, &convolution);
 }
 
 const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
@@ -131,11 +126,13 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .residual = 4,
                                                     .kernel_op = "bgemm",
                                                     .kernel_out = "i32",
+                                                    .edge_op = "bgemm_edge",
                                                     .one_pixel_op = "bgemv",
                                                     .transform_op = "affine",
                                                     .transform_out = "f32",
                                                     .check = check_binary_conv,
                                                     .prepare = bd_prepare_bits,
+                                                    .before = bd_regroup,
                                                     .run = run_binary_conv};
 
 const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_conv_threshold",
@@ -144,9 +141,11 @@ const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_co
                                                               .constants_from = 1,
                                                               .kernel_op = "bgemm",
                                                               .kernel_out = "i32",
+                                                              .edge_op = "bgemm_edge",
                                                               .one_pixel_op = "bgemv",
                                                               .transform_op = "threshold",
                                                               .transform_out = "b1",
                                                               .check = check_binary_conv_threshold,
                                                               .prepare = prepare_thresholds,
+                                                              .before = bd_regroup,
                                                               .run = run_binary_conv_threshold};

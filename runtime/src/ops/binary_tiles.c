@@ -35,6 +35,13 @@ static void sum_taps(struct bd_step *step) {
     }
 }
 
+static void accumulate_weights(struct bd_step *step) {
+    const struct bd_tiled *tiled = &step->tiled;
+    size_t nr = (size_t)step->kernel->nr, rows = tiled->block_bytes / sizeof(uint64_t) / nr;
+    for (size_t block = 0; block < (size_t)tiled->groups * tiled->blocks; block++)
+        bd_accumulate_edges(rows, nr, (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
+}
+
 /* [channel][tap], the lowest bit of each row -> bits [tap][word] */
 static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
@@ -63,7 +70,10 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     }
     struct bd_tiled *tiled = &step->tiled;
     uint64_t words = bd_words(tiled->channels), nr = (uint64_t)step->kernel->nr, taps = (uint64_t)tiled->taps;
-    bd_prepare_convolution(model, step, words * sizeof(uint64_t), taps * words * nr * sizeof(uint64_t));
+    uint64_t mr = (uint64_t)step->kernel->mr, word_bytes = sizeof(uint64_t);
+    bd_prepare_convolution(model, step, words * word_bytes, taps * words * nr * word_bytes,
+                           taps * words * mr * word_bytes);
+    tiled->edges = strcmp(step->kernel->op, "bgemm_edge") == 0;
     if (step->node->pad_value == 0)
         tiled->tap_sums =
             bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
@@ -76,6 +86,8 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     tile_weights(step);
     if (tiled->tap_sums != NULL)
         sum_taps(step);
+    if (tiled->edges)
+        accumulate_weights(step);
 }
 
 /* `count` <= 64 bits from bit `first` on; none beyond them is read. */
@@ -88,14 +100,15 @@ static uint64_t bits_from(const uint64_t *bits, size_t first, size_t count) {
     return found & (~UINT64_C(0) >> (64 - count));
 }
 
-void bd_regroup(const struct bd_model *model, const struct bd_step *step) {
+void bd_regroup(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     if (!must_regroup(step))
         return;
+    struct bd_range pixels = bd_share_of(worker, bd_pixels(step->in[0]));
     size_t channels = (size_t)step->tiled.channels, groups = (size_t)step->tiled.groups;
-    size_t row = bd_words(step->window.channels);
-    const uint64_t *bits = step->in[0]->data;
-    uint64_t *next = model->shared[BD_REGROUPED];
-    for (size_t pixel = 0; pixel < bd_pixels(step->in[0]); pixel++, bits += row)
+    size_t row = bd_words(step->window.channels), regrouped_row = groups * bd_words(step->tiled.channels);
+    const uint64_t *bits = (const uint64_t *)step->in[0]->data + pixels.first * row;
+    uint64_t *next = (uint64_t *)model->shared[BD_REGROUPED] + pixels.first * regrouped_row;
+    for (size_t pixel = pixels.first; pixel < pixels.end; pixel++, bits += row)
         for (size_t group = 0; group < groups; group++)
             for (size_t first = 0; first < channels; first += 64)
                 *next++ = bits_from(bits, group * channels + first, channels - first < 64 ? channels - first : 64);

@@ -34,8 +34,8 @@ static void prepare_binary_weight_conv(struct bd_model *model, struct bd_step *s
     struct bd_tiled *tiled = &step->tiled;
     size_t nr = (size_t)step->kernel->nr, channels = (size_t)tiled->channels;
     size_t file_row = (size_t)step->in[1]->shape[3], taps = (size_t)tiled->taps;
-    bd_prepare_convolution(model, step, bd_float_group_bytes(step), packed_bytes(step));
-    bd_share(model, BD_EXPANDED, packed_bytes(step) * 8 * sizeof(float));
+    bd_prepare_rows(model, step, bd_float_group_bytes(step), packed_bytes(step));
+    bd_scratch(model, BD_EXPANDED, packed_bytes(step) * 8 * sizeof(float));
     if (model->memory == NULL)
         return;
     memset(tiled->weights, 0, (size_t)tiled->groups * tiled->blocks * tiled->block_bytes);
@@ -53,13 +53,13 @@ static void prepare_binary_weight_conv(struct bd_model *model, struct bd_step *s
 }
 
 /* Bits -> +-1, four at a time by a table. */
-static const void *expand_weights(const struct bd_model *model, const struct bd_step *step, size_t block) {
+static const void *expand_weights(const struct bd_step *step, const struct bd_worker *worker, size_t block) {
     static const float signs[16][4] = {{1, 1, 1, 1},   {-1, 1, 1, 1},   {1, -1, 1, 1},   {-1, -1, 1, 1},
                                        {1, 1, -1, 1},  {-1, 1, -1, 1},  {1, -1, -1, 1},  {-1, -1, -1, 1},
                                        {1, 1, 1, -1},  {-1, 1, 1, -1},  {1, -1, 1, -1},  {-1, -1, 1, -1},
                                        {1, 1, -1, -1}, {-1, 1, -1, -1}, {1, -1, -1, -1}, {-1, -1, -1, -1}};
     const unsigned char *packed = step->tiled.weights + block * step->tiled.block_bytes;
-    float *expanded = model->shared[BD_EXPANDED];
+    float *expanded = worker->scratch[BD_EXPANDED];
     for (size_t i = 0; i < step->tiled.block_bytes; i++) {
         memcpy(expanded + 8 * i, signs[packed[i] & 15], sizeof signs[0]);
         memcpy(expanded + 8 * i + 4, signs[packed[i] >> 4], sizeof signs[0]);
@@ -80,11 +80,13 @@ static void binary_weight_strip(const struct bd_model *model, const struct bd_st
     finish_binary_weights(model, step, strip);
 }
 
-static void run_binary_weight_conv(const struct bd_model *model, const struct bd_step *step) {
+static void run_binary_weight_conv(const struct bd_model *model, const struct bd_step *step,
+                                   const struct bd_worker *worker) {
+    static const struct bd_convolution convolution = {bd_point_at_rows, expand_weights, binary_weight_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, bd_sum_floats, finish_binary_weights);
+        bd_convolve_depthwise(model, step, worker, bd_sum_floats, finish_binary_weights);
     else
-        bd_convolve(model, step, expand_weights, binary_weight_strip);
+        bd_convolve(model, step, worker, &convolution);
 }
 
 const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weight_conv",

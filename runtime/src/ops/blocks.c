@@ -23,10 +23,11 @@ static int check_concat(struct bd_step *step, char *error) {
     return 0;
 }
 
-static void run_concat(const struct bd_model *model, const struct bd_step *step) {
+static void run_concat(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    float *y = step->out->data;
-    for (size_t pixel = 0; pixel < bd_pixels(step->out); pixel++)
+    struct bd_range pixels = bd_share_of(worker, bd_pixels(step->out));
+    float *y = (float *)step->out->data + pixels.first * (size_t)step->out->shape[3];
+    for (size_t pixel = pixels.first; pixel < pixels.end; pixel++)
         for (int i = 0; i < BD_MAX_INPUTS && step->in[i] != NULL; i++) {
             size_t channels = (size_t)step->in[i]->shape[3];
             memcpy(y, (const float *)step->in[i]->data + pixel * channels, channels * sizeof *y);
@@ -73,12 +74,14 @@ static struct match match_of(const struct bd_plan_node *node, const int *wide, i
                           .step = channels_first ? block : 1};
 }
 
-static void run_depth_to_space(const struct bd_model *model, const struct bd_step *step) {
+static void run_depth_to_space(const struct bd_model *model, const struct bd_step *step,
+                               const struct bd_worker *worker) {
     (void)model;
     const int *wide = step->out->shape;
     const float *x = step->in[0]->data;
     float *y = step->out->data;
-    for (int row = 0; row < wide[1]; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)wide[1]);
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < wide[2]; column++) {
             struct match match = match_of(step->node, wide, row, column);
             for (size_t c = 0; c < (size_t)wide[3]; c++)
@@ -86,12 +89,14 @@ static void run_depth_to_space(const struct bd_model *model, const struct bd_ste
         }
 }
 
-static void run_space_to_depth(const struct bd_model *model, const struct bd_step *step) {
+static void run_space_to_depth(const struct bd_model *model, const struct bd_step *step,
+                               const struct bd_worker *worker) {
     (void)model;
     const int *wide = step->in[0]->shape;
     const float *x = step->in[0]->data;
     float *y = step->out->data;
-    for (int row = 0; row < wide[1]; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)wide[1]);
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < wide[2]; column++) {
             struct match match = match_of(step->node, wide, row, column);
             for (size_t c = 0; c < (size_t)wide[3]; c++)

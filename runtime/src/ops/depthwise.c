@@ -76,13 +76,15 @@ void bd_sum_bits(const struct bd_step *step, struct bd_corner corner, size_t fir
     subtract_counts(taps, digits, sums);
 }
 
-void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, bd_channel_sums *sum,
-                           bd_strip_function *finish) {
+void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                           bd_channel_sums *sum, bd_strip_function *finish) {
     const struct bd_window *window = &step->window;
     size_t channels = (size_t)window->channels;
     int32_t sums[CHANNELS];
     struct bd_strip strip = {.pixels = 1, .sums = sums, .stride = CHANNELS};
-    for (int row = 0; row < window->out_height; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
+    strip.first_pixel = rows.first * (size_t)window->out_width;
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < window->out_width; column++, strip.first_pixel++) {
             struct bd_corner corner = {row * window->stride_y - window->pad_top,
                                        column * window->stride_x - window->pad_left};

@@ -21,7 +21,7 @@ bd_channel_sums bd_sum_floats;
 bd_channel_sums bd_sum_bits;
 
 /* Hands the sums of each output pixel and of 64 channels at a time to `finish`, as a strip of one pixel. */
-void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, bd_channel_sums *sum,
-                           bd_strip_function *finish);
+void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                           bd_channel_sums *sum, bd_strip_function *finish);
 
 #endif

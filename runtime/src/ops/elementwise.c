@@ -34,12 +34,13 @@ static int check_clip(struct bd_step *step, char *error) {
     return bd_check_same_shape(step, step->in[0], error) || bd_check_clamp(step, error);
 }
 
-static void run_affine(const struct bd_model *model, const struct bd_step *step) {
+static void run_affine(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     const float *x = step->in[0]->data, *scale = step->in[1]->data, *bias = step->in[2]->data;
     float *y = step->out->data;
-    size_t length = (size_t)step->in[1]->shape[0], count = elements(step->out);
-    for (size_t i = 0; i < count; i += length)
+    size_t length = (size_t)step->in[1]->shape[0];
+    struct bd_range share = bd_share_of(worker, elements(step->out) / length);
+    for (size_t i = share.first * length; i < share.end * length; i += length)
         bd_affine(length, scale, x + i, bias, NULL, step->node->minimum, step->node->maximum, y + i);
 }
 
@@ -56,13 +57,14 @@ static const float *parameter(const struct bd_step *step, int index, size_t from
     return step->in[index] == NULL ? NULL : (const float *)step->in[index]->data + from;
 }
 
-static void run_prelu(const struct bd_model *model, const struct bd_step *step) {
+static void run_prelu(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     static const float zeros[BD_PRODUCTS];
     const float *x = step->in[0]->data;
     float *y = step->out->data, rectified[BD_PRODUCTS];
-    size_t length = (size_t)step->in[1]->shape[0], count = elements(step->out), some;
-    for (size_t i = 0; i < count; i += some) {
+    size_t length = (size_t)step->in[1]->shape[0], some;
+    struct bd_range share = bd_share_of(worker, elements(step->out) / length);
+    for (size_t i = share.first * length; i < share.end * length; i += some) {
         size_t first = i % length;
         some = length - first < BD_PRODUCTS ? length - first : BD_PRODUCTS;
         rectify(some, x + i, parameter(step, 1, first), parameter(step, 2, first), rectified);
@@ -72,17 +74,20 @@ static void run_prelu(const struct bd_model *model, const struct bd_step *step) 
     }
 }
 
-static void run_add(const struct bd_model *model, const struct bd_step *step) {
+static void run_add(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    bd_add_bias(elements(step->out), step->in[0]->data, step->in[1]->data, step->node->minimum, step->node->maximum,
-                step->out->data);
+    struct bd_range share = bd_share_of(worker, elements(step->out));
+    bd_add_bias(share.end - share.first, (const float *)step->in[0]->data + share.first,
+                (const float *)step->in[1]->data + share.first, step->node->minimum, step->node->maximum,
+                (float *)step->out->data + share.first);
 }
 
-static void run_clip(const struct bd_model *model, const struct bd_step *step) {
+static void run_clip(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     const float *x = step->in[0]->data;
     float *y = step->out->data;
-    for (size_t i = 0; i < elements(step->out); i++)
+    struct bd_range share = bd_share_of(worker, elements(step->out));
+    for (size_t i = share.first; i < share.end; i++)
         y[i] = bd_clamp(x[i], step->node->minimum, step->node->maximum);
 }
 

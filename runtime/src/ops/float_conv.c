@@ -36,7 +36,7 @@ static void prepare_conv(struct bd_model *model, struct bd_step *step) {
     }
     struct bd_tiled *tiled = &step->tiled;
     size_t nr = (size_t)step->kernel->nr;
-    bd_prepare_convolution(model, step, bd_float_group_bytes(step), (uint64_t)bd_depth(step) * nr * sizeof(float));
+    bd_prepare_rows(model, step, bd_float_group_bytes(step), (uint64_t)bd_depth(step) * nr * sizeof(float));
     if (model->memory == NULL)
         return;
     const float *next = step->in[1]->data;
@@ -49,18 +49,13 @@ static void prepare_conv(struct bd_model *model, struct bd_step *step) {
     }
 }
 
-static const void *float_weights(const struct bd_model *model, const struct bd_step *step, size_t block) {
-    (void)model;
-    return step->tiled.weights + block * step->tiled.block_bytes;
-}
-
 void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
     size_t channels = (size_t)step->tiled.channels;
-    const float *const *rows = (const float *const *)strip->rows;
     float *sums = strip->sums;
-    for (size_t tile = 0; tile < strip->tiles; tile++)
-        step->kernel->run.fgemm_f32(taps, channels, rows + tile * taps * mr, strip->weights, sums + tile * mr * nr, nr);
+    for (size_t tile = 0; tile < strip->count; tile++)
+        step->kernel->run.fgemm_f32(taps, channels, (const void *)(strip->tiles + tile * strip->tile_bytes),
+                                    strip->weights, sums + tile * mr * nr, nr);
 }
 
 void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
@@ -87,11 +82,12 @@ static void conv_strip(const struct bd_model *model, const struct bd_step *step,
     finish_conv(model, step, strip);
 }
 
-static void run_conv(const struct bd_model *model, const struct bd_step *step) {
+static void run_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    static const struct bd_convolution convolution = {bd_point_at_rows, bd_block_weights, conv_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, bd_sum_floats, finish_conv);
+        bd_convolve_depthwise(model, step, worker, bd_sum_floats, finish_conv);
     else
-        bd_convolve(model, step, float_weights, conv_strip);
+        bd_convolve(model, step, worker, &convolution);
 }
 
 const struct bd_operator bd_operator_conv = {.name = "conv",

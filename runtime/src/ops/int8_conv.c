@@ -86,10 +86,11 @@ static size_t patch_of(const struct bd_step *step) {
     return row_of(step) * (size_t)step->node->group;
 }
 
-/* Patches first, for their alignment, then the integers of the input. */
+/* The patches of each worker, and the integers of the input. */
 static void prepare_int8_conv(struct bd_model *model, struct bd_step *step) {
     uint64_t patches = PIXELS * (uint64_t)patch_of(step) * sizeof(int16_t);
-    bd_share(model, BD_EXPANDED, patches + (uint64_t)bd_pixels(step->in[0]) * (uint64_t)step->window.channels);
+    bd_scratch(model, BD_EXPANDED, patches);
+    bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * (uint64_t)step->window.channels);
     size_t depth = depth_of(step), row = row_of(step), filters = (size_t)step->tiled.filters;
     if (depth == row)
         return;
@@ -201,17 +202,24 @@ static void to_bits(const struct bd_step *step, const int32_t *dots, size_t firs
                                       words);
 }
 
+static void quantize_input(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    struct bd_range share = bd_share_of(worker, bd_pixels(step->in[0]) * (size_t)step->window.channels);
+    quantize(share.end - share.first, (const float *)step->in[0]->data + share.first, *(const float *)step->in[2]->data,
+             (int8_t *)model->shared[BD_REGROUPED] + share.first);
+}
+
 /* Where the last tile has fewer pixels, the patches of earlier ones stand in for the rest, and are not written. */
-static void run(const struct bd_model *model, const struct bd_step *step, transform_function *transform) {
-    size_t row = row_of(step), stride = patch_of(step), pixels = bd_pixels(step->out);
+static void run(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                transform_function *transform) {
+    size_t row = row_of(step), stride = patch_of(step);
+    struct bd_range share = bd_share_of(worker, (bd_pixels(step->out) + PIXELS - 1) / PIXELS);
+    size_t pixels = share.end * PIXELS < bd_pixels(step->out) ? share.end * PIXELS : bd_pixels(step->out);
     size_t filters = (size_t)step->tiled.filters, in_group = filters / (size_t)step->node->group;
     const int8_t *weights = step->tiled.weights ? (const int8_t *)step->tiled.weights : step->in[1]->data;
-    int16_t *patches = model->shared[BD_EXPANDED];
-    int8_t *integers = (int8_t *)(patches + PIXELS * stride);
+    int16_t *patches = worker->scratch[BD_EXPANDED];
+    const int8_t *integers = model->shared[BD_REGROUPED];
     int32_t dots[PIXELS * FILTERS];
-    quantize(bd_pixels(step->in[0]) * (size_t)step->window.channels, step->in[0]->data,
-             *(const float *)step->in[2]->data, integers);
-    for (size_t pixel = 0; pixel < pixels; pixel += PIXELS) {
+    for (size_t pixel = share.first * PIXELS; pixel < pixels; pixel += PIXELS) {
         size_t left = pixels - pixel, tile = left < PIXELS ? left : PIXELS;
         for (size_t m = 0; m < tile; m++)
             gather(step, integers, pixel + m, patches + m * stride);
@@ -227,12 +235,13 @@ static void run(const struct bd_model *model, const struct bd_step *step, transf
     }
 }
 
-static void run_int8_conv(const struct bd_model *model, const struct bd_step *step) {
-    run(model, step, to_floats);
+static void run_int8_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    run(model, step, worker, to_floats);
 }
 
-static void run_int8_conv_threshold(const struct bd_model *model, const struct bd_step *step) {
-    run(model, step, to_bits);
+static void run_int8_conv_threshold(const struct bd_model *model, const struct bd_step *step,
+                                    const struct bd_worker *worker) {
+    run(model, step, worker, to_bits);
 }
 
 const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
@@ -243,6 +252,7 @@ const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
                                                   .transform_out = "f32",
                                                   .check = check_int8_conv,
                                                   .prepare = prepare_int8_conv,
+                                                  .before = quantize_input,
                                                   .run = run_int8_conv};
 
 const struct bd_operator bd_operator_int8_conv_threshold = {.name = "int8_conv_threshold",
@@ -253,4 +263,5 @@ const struct bd_operator bd_operator_int8_conv_threshold = {.name = "int8_conv_t
                                                             .transform_out = "b1",
                                                             .check = check_int8_conv_threshold,
                                                             .prepare = prepare_int8_conv_threshold,
+                                                            .before = quantize_input,
                                                             .run = run_int8_conv_threshold};

@@ -63,24 +63,31 @@ static void transpose_block(size_t rows, size_t columns, size_t height, size_t w
             y[j * rows + i] = x[i * columns + j];
 }
 
-/* y[column][row] = x[row][column] */
-static void transpose(size_t rows, size_t columns, const float *restrict x, float *restrict y) {
-    for (size_t i = 0; i < rows; i += BLOCK)
-        for (size_t j = 0; j < columns; j += BLOCK)
+/* y[column][row] = x[row][column] of this worker's share of blocks, along the longer side. */
+static void transpose(size_t rows, size_t columns, const float *restrict x, float *restrict y,
+                      const struct bd_worker *worker) {
+    struct bd_range down = {0, rows}, along = {0, columns};
+    struct bd_range share = bd_share_of(worker, ((rows > columns ? rows : columns) + BLOCK - 1) / BLOCK);
+    if (rows > columns)
+        down = (struct bd_range){share.first * BLOCK, smaller(share.end * BLOCK, rows)};
+    else
+        along = (struct bd_range){share.first * BLOCK, smaller(share.end * BLOCK, columns)};
+    for (size_t i = down.first; i < down.end; i += BLOCK)
+        for (size_t j = along.first; j < along.end; j += BLOCK)
             transpose_block(rows, columns, smaller(BLOCK, rows - i), smaller(BLOCK, columns - j), x + i * columns + j,
                             y + j * rows + i);
 }
 
-static void run_to_nhwc(const struct bd_model *model, const struct bd_step *step) {
+static void run_to_nhwc(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     size_t channels = (size_t)step->out->shape[3];
-    transpose(channels, bd_pixels(step->out), step->in[0]->data, step->out->data);
+    transpose(channels, bd_pixels(step->out), step->in[0]->data, step->out->data, worker);
 }
 
-static void run_to_nchw(const struct bd_model *model, const struct bd_step *step) {
+static void run_to_nchw(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     size_t channels = (size_t)step->in[0]->shape[3];
-    transpose(bd_pixels(step->in[0]), channels, step->in[0]->data, step->out->data);
+    transpose(bd_pixels(step->in[0]), channels, step->in[0]->data, step->out->data, worker);
 }
 
 static int check_crop_pad(struct bd_step *step, char *error) {
@@ -109,13 +116,14 @@ static void shift_channels(const float *x, int in_channels, int offset, float *y
     memset(y + end, 0, (size_t)(out_channels - end) * sizeof *y);
 }
 
-static void run_crop_pad(const struct bd_model *model, const struct bd_step *step) {
+static void run_crop_pad(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     const struct bd_plan_node *node = step->node;
     const int *in = step->in[0]->shape, *out = step->out->shape;
     const float *x = step->in[0]->data;
-    float *y = step->out->data;
-    for (int row = 0; row < out[1]; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)out[1]);
+    float *y = (float *)step->out->data + rows.first * (size_t)out[2] * (size_t)out[3];
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < out[2]; column++, y += out[3]) {
             int64_t in_y = (int64_t)row * node->strides[0] - node->pads[0];
             int64_t in_x = (int64_t)column * node->strides[1] - node->pads[1];

@@ -76,20 +76,22 @@ static void reduce(const struct bd_step *step, struct area area,
             take(channels, input + pixel_at(&step->window, row, column) * channels, y);
 }
 
-static void run_max_pool(const struct bd_model *model, const struct bd_step *step) {
+static void run_max_pool(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     const struct bd_window *window = &step->window;
-    float *y = step->out->data;
-    for (int row = 0; row < window->out_height; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
+    float *y = (float *)step->out->data + rows.first * (size_t)window->out_width * (size_t)window->channels;
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < window->out_width; column++, y += window->channels)
             reduce(step, area_of(window, row, column), keep_larger, y);
 }
 
-static void run_average_pool(const struct bd_model *model, const struct bd_step *step) {
+static void run_average_pool(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     const struct bd_window *window = &step->window;
-    float *y = step->out->data;
-    for (int row = 0; row < window->out_height; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
+    float *y = (float *)step->out->data + rows.first * (size_t)window->out_width * (size_t)window->channels;
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < window->out_width; column++, y += window->channels) {
             struct area area = area_of(window, row, column);
             int taps = step->node->flags & COUNT_PADS ? window->kernel_height * window->kernel_width
@@ -100,13 +102,15 @@ static void run_average_pool(const struct bd_model *model, const struct bd_step 
 }
 
 /* max is -1 where all are, so it is the AND of bits; min, where the direction is negative, the same of flipped bits. */
-static void run_binary_max_pool(const struct bd_model *model, const struct bd_step *step) {
+static void run_binary_max_pool(const struct bd_model *model, const struct bd_step *step,
+                                const struct bd_worker *worker) {
     (void)model;
     const struct bd_window *window = &step->window;
     const uint64_t *input = step->in[0]->data, *flips = step->tiled.flips;
     size_t words = bd_words(window->channels);
-    uint64_t *y = step->out->data;
-    for (int row = 0; row < window->out_height; row++)
+    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
+    uint64_t *y = (uint64_t *)step->out->data + rows.first * (size_t)window->out_width * words;
+    for (int row = (int)rows.first; row < (int)rows.end; row++)
         for (int column = 0; column < window->out_width; column++, y += words) {
             struct area area = area_of(window, row, column);
             for (size_t word = 0; word < words; word++) {

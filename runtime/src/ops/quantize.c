@@ -15,12 +15,13 @@ static int check_quantize_int8(struct bd_step *step, char *error) {
 }
 
 /* A quotient, no product with 1 / scale: their last bits differ, and every engine divides. */
-static void run_quantize_int8(const struct bd_model *model, const struct bd_step *step) {
+static void run_quantize_int8(const struct bd_model *model, const struct bd_step *step,
+                              const struct bd_worker *worker) {
     (void)model;
     const float *x = step->in[0]->data, scale = *(const float *)step->in[1]->data;
     float *y = step->out->data;
-    size_t count = (size_t)(step->out->bytes / sizeof *y);
-    for (size_t i = 0; i < count; i++)
+    struct bd_range share = bd_share_of(worker, (size_t)(step->out->bytes / sizeof *y));
+    for (size_t i = share.first; i < share.end; i++)
         y[i] = bd_clamp(bd_nearest(x[i] / scale), -128, 127) * scale;
 }
 

@@ -5,18 +5,22 @@ static int check_sign(struct bd_step *step, char *error) {
     return bd_check_same_shape(step, step->in[0], error);
 }
 
-static void run_binarize(const struct bd_model *model, const struct bd_step *step) {
+static void run_binarize(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    step->kernel->run.binarize_b1(bd_pixels(step->in[0]), (size_t)step->in[0]->shape[3], step->in[0]->data,
-                                  step->out->data);
+    struct bd_range pixels = bd_share_of(worker, bd_pixels(step->in[0]));
+    size_t channels = (size_t)step->in[0]->shape[3], words = bd_words(step->in[0]->shape[3]);
+    step->kernel->run.binarize_b1(pixels.end - pixels.first, channels,
+                                  (const float *)step->in[0]->data + pixels.first * channels,
+                                  (uint64_t *)step->out->data + pixels.first * words);
 }
 
-static void run_unpack(const struct bd_model *model, const struct bd_step *step) {
+static void run_unpack(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     size_t channels = (size_t)step->in[0]->shape[3], words = bd_words(step->in[0]->shape[3]);
-    const uint64_t *bits = step->in[0]->data;
-    float *y = step->out->data;
-    for (size_t p = 0; p < bd_pixels(step->in[0]); p++, bits += words, y += channels)
+    struct bd_range pixels = bd_share_of(worker, bd_pixels(step->in[0]));
+    const uint64_t *bits = (const uint64_t *)step->in[0]->data + pixels.first * words;
+    float *y = (float *)step->out->data + pixels.first * channels;
+    for (size_t p = pixels.first; p < pixels.end; p++, bits += words, y += channels)
         for (size_t c = 0; c < channels; c++)
             y[c] = (float)(1 - 2 * (int)((bits[c / 64] >> (c % 64)) & 1));
 }
