@@ -241,9 +241,10 @@ def test_the_isa_is_one_that_kernels_have_unless_asked_for(network):
         Session(ir.from_proto(network), isa="mmx")
 
 
-def test_more_threads_than_one_are_refused(network):
-    with pytest.raises(BindeployError, match="single-threaded: threads=1"):
-        Session(ir.from_proto(network), threads=2)
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_a_number_of_threads_that_cannot_be_is_refused(network, threads):
+    with pytest.raises(BindeployError, match=rf"`threads={threads}`: 1 to 256 are possible"):
+        Session(ir.from_proto(network), threads=threads)
 
 
 def test_a_closed_session_runs_nothing(network):

@@ -25,12 +25,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture
 def open_plan(library: ctypes.CDLL, tmp_path: Path) -> Callable[..., Model]:
-    """Loads the bytes of a plan: open_plan(plan, isa=None) -> Model."""
+    """Loads the bytes of a plan: open_plan(plan, isa=None, threads=1) -> Model."""
 
-    def open_bytes(plan: bytes, isa: str | None = None) -> Model:
+    def open_bytes(plan: bytes, isa: str | None = None, threads: int = 1) -> Model:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.bd"
         path.write_bytes(plan)
-        return Model(library, path, isa)
+        return Model(library, path, isa, threads)
 
     return open_bytes
 

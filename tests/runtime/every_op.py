@@ -8,16 +8,16 @@ from plan_builder import BITS, OPCODES, Plan
 from bindeploy import bits
 
 CHANNELS = 33
-SIDE = 6
 
 
-def every_op_plan() -> bytes:
-    """input [1, 3, 6, 6] -> output [1, 5, 1, 1]."""
+def every_op_plan(side: int = 6) -> bytes:
+    """input [1, 3, side, side], side a multiple of 6 -> output [1, 5, 1, 1]."""
+    middle = side // 2
     random = np.random.default_rng(0)
     plan = Plan()
-    plan.input = plan.activation("input", (1, 3, SIDE, SIDE))
-    wide = (1, SIDE, SIDE, CHANNELS)
-    half = (1, SIDE // 2, SIDE // 2, CHANNELS)
+    plan.input = plan.activation("input", (1, 3, side, side))
+    wide = (1, side, side, CHANNELS)
+    half = (1, middle, middle, CHANNELS)
 
     def vector(name: str, length: int) -> int:
         return plan.constant(name, random.standard_normal(length, np.float32))
@@ -36,10 +36,10 @@ def every_op_plan() -> bytes:
 
     padded = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
     pool = {"kernel": (2, 2), "strides": (2, 2)}
-    x = step("to_nhwc", (plan.input,), (1, SIDE, SIDE, 3))
+    x = step("to_nhwc", (plan.input,), (1, side, side, 3))
     weights = packed("stem.bits", CHANNELS, 3, 3, 3)
     step_size = plan.constant("stem.step", np.array([0.02], np.float32))
-    quantized = step("quantize_int8", (x, step_size), (1, SIDE, SIDE, 3))
+    quantized = step("quantize_int8", (x, step_size), (1, side, side, 3))
     stem = (quantized, weights, vector("stem.scale", CHANNELS), vector("stem.bias", CHANNELS))
     floats = step("binary_weight_conv", stem, wide, **padded)
     signs = step("binarize", (floats,), wide, to_bits=True)
@@ -58,12 +58,12 @@ def every_op_plan() -> bytes:
     each = plan.constant("fifth", random.standard_normal((CHANNELS, 3, 3, 1), np.float32))
     y = step("conv", (y, each, second[3]), half, group=CHANNELS, **padded)
     y = step("affine", (y, vector("scale", CHANNELS), vector("bias", CHANNELS)), half)
-    shift = vector("shift", 9 * CHANNELS)
-    y = step("prelu", (y, vector("slope", 9 * CHANNELS), None, shift), half)
+    shift = vector("shift", middle * middle * CHANNELS)
+    y = step("prelu", (y, vector("slope", middle * middle * CHANNELS), None, shift), half)
     y = step("clip", (y,), half, minimum=-2.0, maximum=2.0)
-    deep = step("space_to_depth", (y,), (1, 1, 3, 3 * CHANNELS), kernel=(3, 1))
-    deep = step("concat", (deep, deep), (1, 1, 3, 6 * CHANNELS))
-    y = step("depth_to_space", (deep,), (1, 3, 3, 2 * CHANNELS), kernel=(3, 1), flags=1)
+    deep = step("space_to_depth", (y,), (1, middle // 3, middle, 3 * CHANNELS), kernel=(3, 1))
+    deep = step("concat", (deep, deep), (1, middle // 3, middle, 6 * CHANNELS))
+    y = step("depth_to_space", (deep,), (1, middle, middle, 2 * CHANNELS), kernel=(3, 1), flags=1)
     y = step("crop_pad", (y,), half, channel_offset=-CHANNELS)
     integers = random.integers(-127, 128, (CHANNELS, 3, 3, 11)).astype(np.int8)
     int8 = (y, plan.constant("sixth", integers), step_size, *second[2:])
@@ -72,7 +72,7 @@ def every_op_plan() -> bytes:
     signs = step("int8_conv_threshold", compared, half, to_bits=True, group=3, **padded)
     y = step("add", (y, step("unpack", (signs,), half)), half)
     y = step("max_pool", (y,), half, **padded)
-    y = step("average_pool", (y,), (1, 1, 1, CHANNELS), kernel=(3, 3))
+    y = step("average_pool", (y,), (1, 1, 1, CHANNELS), kernel=(middle, middle))
     dense = plan.constant("dense", random.standard_normal((5, 1, 1, CHANNELS), np.float32))
     y = step("conv", (y, dense, vector("dense.bias", 5)), (1, 1, 1, 5))
     plan.output = step("to_nchw", (y,), (1, 5, 1, 1))
