@@ -50,10 +50,9 @@ static void subtract_padding(const struct bd_step *step, const struct bd_strip *
 /* The integers of one strip. */
 static void multiply(const struct bd_step *step, const struct bd_strip *strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr;
-    size_t words = (size_t)step->tiled.taps * bd_words(step->tiled.channels);
     int32_t depth = (int32_t)bd_depth(step), *dots = strip->sums;
     for (size_t tile = 0; tile < strip->count; tile++)
-        step->kernel->run.bgemm_i32(words, depth, (const void *)(strip->tiles + tile * strip->tile_bytes),
+        step->kernel->run.bgemm_i32(step->tiled.words, depth, (const void *)(strip->tiles + tile * strip->tile_bytes),
                                     strip->weights, dots + tile * mr * nr, nr);
     if (step->tiled.tap_sums != NULL)
         subtract_padding(step, strip);

@@ -2,10 +2,18 @@
 
 #include <string.h>
 
-/* 32-bit rows of the file [F][tap] -> 64-bit words [block][tap][word][NR]. */
+/* Up to eight bytes, the lowest first. */
+static uint64_t word_of(const unsigned char *bytes, size_t count) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < count && i < sizeof word; i++)
+        word |= (uint64_t)bytes[i] << (8 * i);
+    return word;
+}
+
+/* 32-bit rows of the file [F][tap], whose pad bits are 0 -> 64-bit words [block][word][NR]. */
 static void tile_weights(struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
-    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, words = bd_words(tiled->channels);
+    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, channels = (size_t)tiled->channels;
     size_t row_bytes = (size_t)step->in[1]->shape[3];
     const unsigned char *row = step->in[1]->data;
     memset(tiled->weights, 0, (size_t)tiled->groups * tiled->blocks * tiled->block_bytes);
@@ -13,33 +21,34 @@ static void tile_weights(struct bd_step *step) {
         struct bd_place_of place = bd_place_of(step, filter);
         uint64_t *block = (uint64_t *)(void *)(tiled->weights + place.block * tiled->block_bytes);
         for (size_t tap = 0; tap < taps; tap++, row += row_bytes)
-            for (size_t word = 0; word < words; word++) {
-                size_t left = row_bytes - word * 8;
-                memcpy(&block[(tap * words + word) * nr + place.column], row + word * 8, left < 8 ? left : 8);
-            }
+            for (size_t c = 0; c < channels; c += 64)
+                bd_put_bits(word_of(row + c / 8, row_bytes - c / 8), channels - c, tap * channels + c, nr,
+                            block + place.column);
     }
 }
 
 /* The dot product of one tap's weights with a row of +1: C - 2 popcount, for [block][tap][NR]. */
 static void sum_taps(struct bd_step *step) {
     const struct bd_tiled *tiled = &step->tiled;
-    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, words = bd_words(tiled->channels);
-    const uint64_t *next = (const uint64_t *)(const void *)tiled->weights;
-    for (size_t row = 0; row < (size_t)tiled->groups * tiled->blocks * taps; row++) {
-        int32_t *sums = tiled->tap_sums + row * nr;
-        for (size_t n = 0; n < nr; n++)
-            sums[n] = tiled->channels;
-        for (size_t word = 0; word < words; word++)
-            for (size_t n = 0; n < nr; n++)
-                sums[n] -= 2 * __builtin_popcountll(*next++);
+    size_t nr = (size_t)step->kernel->nr, taps = (size_t)tiled->taps, row_bytes = (size_t)step->in[1]->shape[3];
+    const unsigned char *row = step->in[1]->data;
+    memset(tiled->tap_sums, 0, (size_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
+    for (size_t filter = 0; filter < (size_t)tiled->filters; filter++) {
+        struct bd_place_of place = bd_place_of(step, filter);
+        for (size_t tap = 0; tap < taps; tap++, row += row_bytes) {
+            int32_t sum = tiled->channels;
+            for (size_t i = 0; i < row_bytes; i++)
+                sum -= 2 * __builtin_popcount(row[i]);
+            tiled->tap_sums[(place.block * taps + tap) * nr + place.column] = sum;
+        }
     }
 }
 
 static void accumulate_weights(struct bd_step *step) {
     const struct bd_tiled *tiled = &step->tiled;
-    size_t nr = (size_t)step->kernel->nr, rows = tiled->block_bytes / sizeof(uint64_t) / nr;
     for (size_t block = 0; block < (size_t)tiled->groups * tiled->blocks; block++)
-        bd_accumulate_edges(rows, nr, (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
+        bd_accumulate_edges(tiled->words, (size_t)step->kernel->nr,
+                            (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
 }
 
 /* [channel][tap], the lowest bit of each row -> bits [tap][word] */
@@ -69,10 +78,10 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
         return;
     }
     struct bd_tiled *tiled = &step->tiled;
-    uint64_t words = bd_words(tiled->channels), nr = (uint64_t)step->kernel->nr, taps = (uint64_t)tiled->taps;
-    uint64_t mr = (uint64_t)step->kernel->mr, word_bytes = sizeof(uint64_t);
-    bd_prepare_convolution(model, step, words * word_bytes, taps * words * nr * word_bytes,
-                           taps * words * mr * word_bytes);
+    uint64_t nr = (uint64_t)step->kernel->nr, mr = (uint64_t)step->kernel->mr, taps = (uint64_t)tiled->taps;
+    tiled->words = (bd_depth(step) + 63) / 64;
+    bd_prepare_convolution(model, step, bd_words(tiled->channels) * sizeof(uint64_t),
+                           tiled->words * nr * sizeof(uint64_t), tiled->words * mr * sizeof(uint64_t));
     tiled->edges = strcmp(step->kernel->op, "bgemm_edge") == 0;
     if (step->node->pad_value == 0)
         tiled->tap_sums =
