@@ -20,6 +20,11 @@ static int saves(uint64_t state) {
     return (saved_state() & state) == state;
 }
 
+static int has_popcnt(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_POPCNT);
+}
+
 static int has_avx2(void) {
     const uint64_t xmm_ymm = 0x6;
     unsigned a, b, c, d;
@@ -56,6 +61,8 @@ int bd_cpu_has(const char *isa) {
     if (!strcmp(isa, "scalar"))
         return 1;
 #if defined(__x86_64__)
+    if (!strcmp(isa, "popcnt"))
+        return has_popcnt();
     if (!strcmp(isa, "avx2"))
         return has_avx2();
     if (!strcmp(isa, "avx512"))
