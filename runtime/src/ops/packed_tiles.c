@@ -3,6 +3,8 @@
  * A kernel of edges wants the exclusive or of all words up to each one instead of the words: k by k down the tile. */
 #include "binary_tiles.h"
 
+#include "../kernels/tile.h"
+
 #include <string.h>
 
 /* One tap of the pixels of a run that lie in the input, where a tap begins at a word; the first one's row is `row`. */
@@ -34,7 +36,7 @@ static uint32_t list_padding(uint32_t tap, size_t first, size_t end, struct bd_p
 static size_t before(int limit, int x, int stride, size_t pixels) {
     if (x >= limit)
         return 0;
-    size_t count = (size_t)((limit - 1 - x) / stride) + 1;
+    size_t count = stride == 1 ? (size_t)(limit - x) : (size_t)((limit - 1 - x) / stride) + 1;
     return count < pixels ? count : pixels;
 }
 
@@ -68,22 +70,59 @@ static uint32_t pack_run(const struct bd_step *step, const unsigned char *source
     return padded;
 }
 
-/* Whether each word of a tile of `pixels` pixels is written anyway: then none has to be cleared. */
-static int is_covered(const struct bd_step *step, struct bd_cursor at, size_t pixels) {
+/* Whether a tile of `pixels` pixels is full, in one row of the output, and reads no padding. */
+static int is_inside(const struct bd_step *step, struct bd_cursor at, size_t pixels) {
     const struct bd_window *window = &step->window;
     int y = at.y * window->stride_y - window->pad_top, x = at.x * window->stride_x - window->pad_left;
     int last_x = x + ((int)pixels - 1) * window->stride_x + (window->kernel_width - 1) * window->dilation_x;
-    return step->tiled.channels % 64 == 0 && at.x + (int)pixels <= window->out_width && y >= 0 && x >= 0 &&
+    return pixels == (size_t)step->kernel->mr && at.x + (int)pixels <= window->out_width && y >= 0 && x >= 0 &&
            y + (window->kernel_height - 1) * window->dilation_y < window->height && last_x < window->width;
 }
 
-/* Pixels that the tile has not are zeros or words of an earlier one, and their sums are not looked at. */
+/* A tile that is inside, where taps begin at words: most tiles of a large map are. `mr` and `stride`, in words from
+ * pixel to pixel, are constants where it is called, so that what a kernel of edges accumulates stays in registers. */
+BD_INLINE void copy_inside(const struct bd_step *step, const unsigned char *source, struct bd_cursor at, size_t mr,
+                           size_t stride, uint64_t *tile) {
+    const struct bd_window *window = &step->window;
+    size_t words = bd_words(step->tiled.channels), pixel = step->tiled.row_bytes / sizeof(uint64_t);
+    size_t y = (size_t)(at.y * window->stride_y - window->pad_top);
+    size_t x = (size_t)(at.x * window->stride_x - window->pad_left);
+    size_t line = pixel * (size_t)window->width * (size_t)window->dilation_y;
+    const uint64_t *first = (const uint64_t *)(const void *)source + (y * (size_t)window->width + x) * pixel;
+    uint64_t last[BD_MAX_MR] = {0}, kept = step->tiled.edges ? ~UINT64_C(0) : 0;
+    for (int ky = 0; ky < window->kernel_height; ky++, first += line) {
+        const uint64_t *row = first;
+        for (int kx = 0; kx < window->kernel_width; kx++, row += pixel * (size_t)window->dilation_x)
+            for (size_t word = 0; word < words; word++, tile += mr)
+                BD_UNROLL
+        for (size_t m = 0; m < mr; m++)
+            tile[m] = last[m] = (last[m] & kept) ^ row[m * stride + word];
+    }
+}
+
+static void pack_inside(const struct bd_step *step, const unsigned char *source, struct bd_cursor at, uint64_t *tile) {
+    size_t mr = (size_t)step->kernel->mr;
+    size_t stride = step->tiled.row_bytes / sizeof(uint64_t) * (size_t)step->window.stride_x;
+    if (mr == 4 && stride == 1)
+        copy_inside(step, source, at, 4, 1, tile);
+    else if (mr == 4)
+        copy_inside(step, source, at, 4, stride, tile);
+    else if (mr == 2)
+        copy_inside(step, source, at, 2, stride, tile);
+    else
+        copy_inside(step, source, at, mr, stride, tile);
+}
+
+/* Pixels that the tile has not are zeros, and their sums are not looked at. */
 uint32_t bd_pack_words(const struct bd_step *step, const unsigned char *source, const void *zeros, struct bd_cursor at,
                        size_t pixels, void *tile, struct bd_padding *padding) {
     (void)zeros;
     uint32_t padded = 0;
-    if (!is_covered(step, at, pixels))
-        memset(tile, 0, step->tiled.tile_bytes);
+    if (step->tiled.channels % 64 == 0 && is_inside(step, at, pixels)) {
+        pack_inside(step, source, at, tile);
+        return 0;
+    }
+    memset(tile, 0, step->tiled.tile_bytes);
     for (size_t m = 0; m < pixels;) {
         struct bd_run run = bd_next_run(step, &at, m, pixels - m);
         padded += pack_run(step, source, run, tile, padding + padded);
