@@ -58,6 +58,7 @@ Observer = ctypes.CFUNCTYPE(
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bd_version": (ctypes.c_char_p, []),
     "bd_isa": (ctypes.c_char_p, []),
+    "bd_peak": (ctypes.c_double, [ctypes.c_char_p]),
     "bd_load": (
         ctypes.c_int,
         [

@@ -26,8 +26,13 @@ typedef struct bd_model bd_model;
 /* The library's version, "0.1.0". */
 BD_API const char *bd_version(void);
 
-/* The fastest instruction set the kernels use on this CPU: "scalar", "avx2", "avx512", "neon". */
+/* The fastest instruction set the kernels use on this CPU: "scalar", "popcnt", "avx2", "avx512", "neon". */
 BD_API const char *bd_isa(void);
+
+/* Multiplications of bits a second, by one thread, that this instruction set (NULL: the fastest) could do if nothing
+ * were ever loaded: the exclusive or, count and sum of the plain kernel, measured for about 30 ms. 0 where the CPU lacks
+ * it. */
+BD_API double bd_peak(const char *isa);
 
 /* How to load; zeros mean the best instruction set there is and one thread. Results are the same for any number of
  * threads, bit for bit. */

@@ -233,7 +233,7 @@ void bd_close(bd_model *model) {
     free(model);
 }
 
-static uint64_t now(void) {
+uint64_t bd_nanoseconds(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
@@ -255,7 +255,7 @@ static void run_step(const struct bd_model *model, const struct bd_step *step, c
 
 /* The first thread's clock: a step lasts until all have met for the next one. */
 static void stop_clock(struct bd_model *model, uint32_t next, uint64_t *start) {
-    uint64_t time = model->profile ? now() : 0;
+    uint64_t time = model->profile ? bd_nanoseconds() : 0;
     if (next > 0)
         model->steps[next - 1].nanoseconds = time - *start;
     *start = time;

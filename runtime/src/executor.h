@@ -158,6 +158,9 @@ int bd_fail(char *error, const char *format, ...) __attribute__((format(printf, 
 /* The same, after "node `name`: ". */
 int bd_fail_at(const struct bd_step *step, char *error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/* executor.c: a clock that never goes back. */
+uint64_t bd_nanoseconds(void);
+
 /* load.c: whether the tables of the plan can be read at all; then the tables, into a model with room for them. */
 int bd_check_header(const void *plan, size_t bytes, char *error);
 int bd_read_plan(struct bd_model *model, const void *plan, char *error);

@@ -45,9 +45,13 @@ typedef void bd_threshold_b1_function(size_t pixels, size_t filters, const int32
                                       const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
                                       size_t bits_stride);
 
+/* What the instruction set could do at most: `rounds` times the plain kernel's exclusive or, count of ones and sum, all
+ * in registers and in as many chains as fill the pipes. Returns how many pairs of bits that were. */
+typedef uint64_t bd_peak_u64_function(size_t rounds);
+
 struct bd_kernel {
-    const char *op;  /* bgemm, bgemm_edge, bgemv, fgemm, fgemv, binarize, affine, threshold */
-    const char *out; /* i32, f32, b1 */
+    const char *op;  /* bgemm, bgemm_edge, bgemv, fgemm, fgemv, binarize, affine, threshold, peak */
+    const char *out; /* i32, f32, b1, u64 */
     const char *isa;
     const char *name;
     int mr, nr;
@@ -60,6 +64,7 @@ struct bd_kernel {
         bd_binarize_b1_function *binarize_b1;
         bd_affine_f32_function *affine_f32;
         bd_threshold_b1_function *threshold_b1;
+        bd_peak_u64_function *peak_u64;
     } run;
 };
 

@@ -80,9 +80,9 @@ int main(void) {
     static const struct {
         const char *op;
         check_function *check;
-    } checks[] = {{"bgemm", check_bgemm},   {"bgemm_edge", check_bgemm},   {"bgemv", check_bgemm},
-                  {"fgemv", check_fgemm},   {"fgemm", check_fgemm},        {"binarize", check_binarize},
-                  {"affine", check_affine}, {"threshold", check_threshold}};
+    } checks[] = {{"bgemm", check_bgemm},   {"bgemm_edge", check_bgemm},    {"bgemv", check_bgemm},
+                  {"fgemv", check_fgemm},   {"fgemm", check_fgemm},         {"binarize", check_binarize},
+                  {"affine", check_affine}, {"threshold", check_threshold}, {"peak", check_peak}};
     size_t count;
     const struct bd_kernel *kernels = bd_kernels(&count);
     int failed = report("bd_choose", check_choice(kernels, count)), passed = !failed;

@@ -163,6 +163,16 @@ struct tally check_bgemm(const struct bd_kernel *kernel, const struct bd_kernel 
     return tally;
 }
 
+/* ---- peak ---- */
+
+/* Rounds count alike, each whole words. */
+struct tally check_peak(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    (void)scalar;
+    uint64_t once = kernel->run.peak_u64(1);
+    int right = once > 0 && once % 64 == 0 && kernel->run.peak_u64(0) == 0 && kernel->run.peak_u64(3) == 3 * once;
+    return (struct tally){1, !right};
+}
+
 /* ---- fgemm ---- */
 
 static void run_fgemm(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride) {

@@ -219,6 +219,24 @@ void bd_threshold_b1_1x1__avx2(size_t pixels, size_t filters, const int32_t *dot
                                     bits, bits_stride);
 }
 
+uint64_t bd_peak_u64_1x1__avx2(size_t rounds) {
+    enum { CHAINS = 4 };
+    __m256i ones[CHAINS], pixel = _mm256_set1_epi8(1), filters = _mm256_setzero_si256();
+    BD_FORGET(filters, "x");
+    BD_UNROLL
+    for (size_t n = 0; n < CHAINS; n++)
+        ones[n] = _mm256_setzero_si256();
+    for (size_t i = 0; i < rounds; i++) {
+        BD_UNROLL
+        for (size_t n = 0; n < CHAINS; n++) {
+            BD_FORGET(pixel, "x");
+            ones[n] = _mm256_add_epi8(ones[n], popcount_bytes(_mm256_xor_si256(pixel, filters)));
+            BD_FORGET(ones[n], "x");
+        }
+    }
+    return (uint64_t)rounds * CHAINS * LANES * 64;
+}
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

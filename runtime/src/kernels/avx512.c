@@ -195,6 +195,24 @@ void bd_threshold_b1_1x1__avx512(size_t pixels, size_t filters, const int32_t *d
     }
 }
 
+uint64_t bd_peak_u64_1x1__avx512(size_t rounds) {
+    enum { CHAINS = 8 };
+    __m512i ones[CHAINS], pixel = _mm512_set1_epi8(1), filters = _mm512_setzero_si512();
+    BD_FORGET(filters, "v");
+    BD_UNROLL
+    for (size_t n = 0; n < CHAINS; n++)
+        ones[n] = _mm512_setzero_si512();
+    for (size_t i = 0; i < rounds; i++) {
+        BD_UNROLL
+        for (size_t n = 0; n < CHAINS; n++) {
+            BD_FORGET(pixel, "v");
+            ones[n] = _mm512_add_epi64(ones[n], _mm512_popcnt_epi64(_mm512_xor_si512(pixel, filters)));
+            BD_FORGET(ones[n], "v");
+        }
+    }
+    return (uint64_t)rounds * CHAINS * LANES * 64;
+}
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

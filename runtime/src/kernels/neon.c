@@ -195,4 +195,22 @@ void bd_threshold_b1_1x1__neon(size_t pixels, size_t filters, const int32_t *dot
     }
 }
 
+uint64_t bd_peak_u64_1x1__neon(size_t rounds) {
+    enum { CHAINS = 8 };
+    uint8x16_t ones[CHAINS], pixel = vdupq_n_u8(1), filters = vdupq_n_u8(0);
+    BD_FORGET(filters, "w");
+    BD_UNROLL
+    for (size_t n = 0; n < CHAINS; n++)
+        ones[n] = vdupq_n_u8(0);
+    for (size_t i = 0; i < rounds; i++) {
+        BD_UNROLL
+        for (size_t n = 0; n < CHAINS; n++) {
+            BD_FORGET(pixel, "w");
+            ones[n] = vaddq_u8(ones[n], vcntq_u8(veorq_u8(pixel, filters)));
+            BD_FORGET(ones[n], "w");
+        }
+    }
+    return (uint64_t)rounds * CHAINS * 128;
+}
+
 #endif

@@ -21,7 +21,7 @@ BD_INLINE void bgemm(size_t words, int32_t depth, const uint64_t *tile, const ui
         BD_UNROLL
         for (size_t n = 0; n < NR; n++) {
             ones[n] += (uint64_t)__builtin_popcountll(tile[k] ^ weights[n]);
-            __asm__("" : "+r"(ones[n]));
+            BD_FORGET(ones[n], "r");
         }
     }
     BD_UNROLL
@@ -39,6 +39,20 @@ void bd_bgemv_i32_1x8__popcnt(size_t words, int32_t depth, const uint64_t *tile,
                               size_t out_stride) {
     (void)out_stride;
     bgemm(words, depth, tile, weights, out);
+}
+
+uint64_t bd_peak_u64_1x1__popcnt(size_t rounds) {
+    enum { CHAINS = 8 };
+    uint64_t ones[CHAINS] = {0}, pixel = 1;
+    for (size_t i = 0; i < rounds; i++) {
+        BD_UNROLL
+        for (size_t n = 0; n < CHAINS; n++) {
+            BD_FORGET(pixel, "r");
+            ones[n] += (uint64_t)__builtin_popcountll(pixel ^ rounds);
+            BD_FORGET(ones[n], "r");
+        }
+    }
+    return (uint64_t)rounds * CHAINS * 64;
 }
 
 #if defined(__clang__)

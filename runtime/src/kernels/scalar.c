@@ -112,3 +112,17 @@ void bd_threshold_b1_1x1__scalar(size_t pixels, size_t filters, const int32_t *d
         bd_put_field(bits, first, pack_bytes(below, filters) ^ flips);
     }
 }
+
+uint64_t bd_peak_u64_1x1__scalar(size_t rounds) {
+    enum { CHAINS = 4 };
+    uint64_t ones[CHAINS] = {0}, pixel = 1;
+    for (size_t i = 0; i < rounds; i++) {
+        BD_UNROLL
+        for (size_t n = 0; n < CHAINS; n++) {
+            BD_FORGET(pixel, "r");
+            ones[n] += (uint64_t)popcount(pixel ^ rounds);
+            BD_FORGET(ones[n], "r");
+        }
+    }
+    return (uint64_t)rounds * CHAINS * 64;
+}
