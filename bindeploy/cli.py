@@ -330,7 +330,15 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--kernels", is_flag=True, help="Time single binary convolutions instead.")
 @click.option("--shape", "shapes", multiple=True, help="HxWxCxF:KxK[:stride], with --kernels.")
+@click.option(
+    "--set",
+    "set_name",
+    cls=FromTable,
+    table="bindeploy.bench.layers:SETS",
+    help="Many shapes at once, with --kernels:",
+)
 @click.option("--isa", "isas", multiple=True, help="Hold to this instruction set.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option(
     "--on",
     cls=FromTable,
@@ -341,38 +349,53 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
     "--compare",
     cls=FromTable,
     table="bindeploy.bench:COMPARISONS",
-    help="Who runs the same in float32 in the same rounds:",
+    help="Who runs the same in float32 (single layers also in int8) in the same rounds:",
 )
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the tables as a page.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Also draw the layers and the roof over them, with --kernels: a .png, .svg or .pdf.",
+)
 @as_json
 def bench(
     bundle: Path | None,
     kernels: bool,
     shapes: tuple[str, ...],
+    set_name: str | None,
     isas: tuple[str, ...],
+    threads: int,
     on: str | None,
     compare: str | None,
     runs: int,
     html: Path | None,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Time a bundle layer by layer, or single kernels."""
+    """Time a bundle layer by layer, or single layers."""
     if kernels == (bundle is not None):
         raise click.UsageError("give either a BUNDLE or --kernels")
-    if shapes and not kernels:
-        raise click.UsageError("--shape goes with --kernels")
+    if (shapes or set_name or plot) and not kernels:
+        raise click.UsageError("--shape, --set and --plot go with --kernels")
+    if shapes and set_name:
+        raise click.UsageError("give --shape or --set")
     if len(isas) > 1 and not kernels:
         raise click.UsageError("a bundle takes one --isa")
-    if on and (kernels or isas or compare):
-        raise click.UsageError("--on takes a BUNDLE, without --isa and --compare")
+    if on and (kernels or isas or compare or threads > 1):
+        raise click.UsageError("--on takes a BUNDLE, without --isa, --threads and --compare")
     out = _console(record=html is not None)
     if on and bundle:
         _bench_on(bundle, on, runs, as_json, out)
     elif bundle is None:
-        _bench_kernels(shapes, isas, compare, runs, as_json, out)
+        from bindeploy.bench import SETS, bench_layers
+
+        shapes = shapes or SETS[set_name or "standard"]
+        _bench_layers(
+            bench_layers(shapes, isas, compare, runs, threads), threads, as_json, out, plot
+        )
     else:
-        _bench_bundle(bundle, isas[0] if isas else None, compare, runs, as_json, out)
+        _bench_bundle(bundle, isas[0] if isas else None, compare, runs, threads, as_json, out)
     if html:
         from bindeploy.tables import save_html
 
@@ -390,14 +413,20 @@ def _bar(length: int, label: str) -> Iterator[Callable[[int, int], None] | None]
 
 
 def _bench_bundle(
-    path: Path, isa: str | None, compare: str | None, runs: int, as_json: bool, out: Any
+    path: Path,
+    isa: str | None,
+    compare: str | None,
+    runs: int,
+    threads: int,
+    as_json: bool,
+    out: Any,
 ) -> None:
     from bindeploy import bench, tables
     from bindeploy.bundle import Bundle
 
     opened = Bundle.open(path)
     with _bar(runs, "rounds") as progress:
-        report = bench.bench_bundle(opened, runs, compare, isa, progress)
+        report = bench.bench_bundle(opened, runs, compare, isa, threads, progress)
     if as_json:
         _print_json(report)
     else:
@@ -415,25 +444,25 @@ def _bench_on(path: Path, on: str, runs: int, as_json: bool, out: Any) -> None:
         tables.bench(report, out)
 
 
-def _bench_kernels(
-    shapes: tuple[str, ...],
-    isas: tuple[str, ...],
-    compare: str | None,
-    runs: int,
-    as_json: bool,
-    out: Any,
+def _bench_layers(
+    measured: Iterator[dict[str, Any]], threads: int, as_json: bool, out: Any, plot: Path | None
 ) -> None:
-    from bindeploy import bench, tables
+    from bindeploy import tables
+    from bindeploy.bench import machine
 
     rows = []
-    for row in bench.bench_kernels(shapes or bench.STANDARD_SHAPES, isas, compare, runs):
+    for row in measured:
         rows.append(row)
         if as_json:
             _print_json(row)
         else:
             _note(f"{row['shape']} {row['isa']}: {row['gmacs']:,.0f} GMAC/s")
     if not as_json:
-        tables.kernels(rows, bench.machine(), out)
+        tables.layers(rows, machine(threads), out)
+    if plot:
+        from bindeploy.bench.plots import plot_layers
+
+        plot_layers(rows, machine(threads), plot)
 
 
 @main.command()

@@ -79,6 +79,15 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 """Result and argument types of what is called in `runtime/include/bindeploy.h`."""
 
 
+def peak(isa: str) -> float:
+    """GMAC/s of binary multiply-accumulates of one thread whose words stay in registers.
+
+    What `isa` counts where nothing is loaded and nothing stored: the roof over every kernel.
+    """
+    rate: float = load_library(library_path()).bd_peak(isa.encode())
+    return rate / 1e9
+
+
 def library_path() -> Path:
     """The runtime's shared library: BINDEPLOY_LIBRARY, else in the package, else as installed."""
     named = os.environ.get(LIBRARY_VARIABLE)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 Row = dict[str, Any]
 
-PLAIN_WIDTH = 124
+PLAIN_WIDTH = 132
 """Columns of a table that goes to a file or a pipe."""
 
 
@@ -51,7 +51,8 @@ def measured_on(machine: Row) -> str:
     """The line under every time: machine, threads, versions."""
     isa = f", {machine['isa']}" if "isa" in machine else ""
     return (
-        f"{machine['processor']}, {machine['system']}{isa}, {machine['threads']} thread; "
+        f"{machine['processor']}, {machine['system']}{isa}, "
+        f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}; "
         f"bindeploy {machine['bindeploy']}, onnxruntime {machine['onnxruntime']}, "
         f"Python {machine['python']}"
     )
@@ -101,22 +102,33 @@ def bench(report: Row, out: Console) -> None:
     out.print(measured_on(report["machine"]), style="dim")
 
 
-def kernels(rows: list[Row], machine: Row, out: Console) -> None:
-    """Whole layers, float in to float out, against onnxruntime where it was measured."""
-    columns = ["shape", "isa", ">µs", ">p10", ">p90", ">GMAC/s"]
-    compared = any("ratio_float32" in row for row in rows)
-    columns += [">float32 µs", ">ratio", ">int8 µs", ">ratio"] if compared else []
+def layers(rows: list[Row], machine: Row, out: Console) -> None:
+    """Single layers from bits to bits and from float to float, onnxruntime's beside them."""
+    columns = ["shape", "isa", ">µs", ">p10", ">p90", ">GMAC/s", ">of peak"]
+    keys = ["median_us", "p10_us", "p90_us", "gmacs"]
+    speedup = ["speedup"] if any("speedup" in row for row in rows) else []
+    compared = any("ratio_int8" in row for row in rows)
+    others = ["int8_us", "ratio_int8", "float32_us", "ratio_float32"] if compared else []
+    whole = ["whole_us"] + (["ratio_whole"] if compared else [])
+    columns += [">speed-up"] if speedup else []
+    columns += [">int8 µs", ">ratio", ">float32 µs", ">ratio"] if compared else []
+    columns += [">from float µs"] + ([">ratio"] if compared else [])
 
     def cells(row: Row) -> list[str]:
-        found = [row["shape"], row["isa"]]
-        found += [number(row[key]) for key in ("median_us", "p10_us", "p90_us", "gmacs")]
-        if compared:
-            keys = ("float32_us", "ratio_float32", "int8_us", "ratio_int8")
-            found += [number(row.get(key)) for key in keys]
-        return found
+        found = [row["shape"], row["isa"], *(number(row[key]) for key in keys)]
+        found += [f"{row['share']:.0%}", *(number(row[key], 2) for key in speedup)]
+        return found + [number(row.get(key)) for key in others + whole]
 
-    title = "binary convolutions, float NCHW in to float NCHW out, packing included"
-    out.print(table(title, columns, map(cells, rows)))
+    out.print(
+        table(
+            "binary convolutions, packed bits in to thresholded bits out", columns, map(cells, rows)
+        )
+    )
+    out.print(
+        "of peak: the share of the rate of xor, popcount and add on words that stay in registers. "
+        "Ratios: onnxruntime's time over ours. From float: float NCHW in to float NCHW out, called "
+        "from Python, packing included, against float32."
+    )
     out.print(measured_on(machine), style="dim")
 
 

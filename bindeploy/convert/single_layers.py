@@ -63,16 +63,19 @@ def binary_layer(shape: Shape) -> onnx.ModelProto:
         "scale": generator.uniform(0.01, 0.1, shape.filters).astype(np.float32),
         "bias": generator.standard_normal(shape.filters).astype(np.float32),
     }
-    return _one_node(
-        shape,
-        "BinaryConv2d",
-        constants,
-        domain="bindeploy",
-        channels=shape.channels,
-        group=1,
-        pad_value=1.0,
-        dilations=[1, 1],
-    )
+    return _binary_node(shape, "BinaryConv2d", constants)
+
+
+def threshold_layer(shape: Shape) -> onnx.ModelProto:
+    """The same with thresholds and directions: its output is bits, seen as +-1."""
+    generator = np.random.default_rng(1)
+    signs = generator.choice([-1, 1], (shape.filters, *shape.kernel, shape.channels))
+    constants: Constants = {
+        "bits": bits.pack(signs),
+        "threshold": generator.integers(-20, 20, shape.filters).astype(np.int32),
+        "direction": generator.choice(np.array([-1, 1], np.int8), shape.filters),
+    }
+    return _binary_node(shape, "BinaryConv2dThreshold", constants)
 
 
 def float_layer(shape: Shape) -> onnx.ModelProto:
@@ -111,6 +114,19 @@ def nothing() -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def _binary_node(shape: Shape, op: str, constants: Constants) -> onnx.ModelProto:
+    return _one_node(
+        shape,
+        op,
+        constants,
+        domain="bindeploy",
+        channels=shape.channels,
+        group=1,
+        pad_value=1.0,
+        dilations=[1, 1],
+    )
 
 
 def _one_node(

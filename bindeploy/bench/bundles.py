@@ -1,0 +1,146 @@
+"""Measure a bundle layer by layer, and onnxruntime beside it in the same rounds.
+
+Reported are medians with the 10th and 90th percentile; machine, threads and versions stand in every
+report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bindeploy.bench.layers import COMPARISONS
+from bindeploy.bench.rounds import Measured, Progress, interleaved, machine, summary, timed
+from bindeploy.bundle import Bundle
+from bindeploy.convert.engines import onnxruntime_session
+from bindeploy.convert.single_layers import nothing
+from bindeploy.errors import BindeployError, unknown
+from bindeploy.on import transport
+from bindeploy.session import Session
+
+
+def bench_bundle(
+    bundle: Bundle,
+    runs: int = 50,
+    compare: str | None = None,
+    isa: str | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Measured:
+    """Time one image through a bundle on this machine, in all and layer by layer.
+
+    With `compare="onnxruntime"`, the float32 twin of the network (same layers, ordinary float
+    weights, Relu for Sign; see `convert.float_twin`) runs in onnxruntime in the same rounds, whole
+    and as single layers, whose times are given without the cost of the call.
+    """
+    if compare is not None and compare not in COMPARISONS:
+        raise unknown("comparison", compare, COMPARISONS)
+    image = bundle.golden.inputs[:1]
+    with Session(bundle.path, isa=isa, threads=threads) as session:
+        contestants: dict[str, Callable[[], Any]] = {
+            "bindeploy": _ours(session, image),
+            "nodes": lambda: session.profile(image, runs=1, warmup=0)[0],
+        }
+        twins = _float_contestants(bundle, image, threads) if compare else {}
+        times = interleaved(contestants | twins, runs, progress)
+        nodes = list(zip(*times["nodes"], strict=True))
+        layers = [
+            {
+                "name": node.name,
+                "op": node.op,
+                "kernel": node.kernel,
+                "macs": node.macs,
+                **summary(list(nodes[index])),
+            }
+            for index, node in enumerate(session.nodes)
+        ]
+        report: Measured = {
+            "bundle": str(bundle.path),
+            "machine": machine(threads) | {"isa": session.isa},
+            "runs": runs,
+            "total": summary(times["bindeploy"]),
+            "layers": layers,
+            "memory": session.memory,
+        }
+    if twins:
+        total = summary(times["onnxruntime"])
+        report["compare"] = {
+            "engine": "onnxruntime float32",
+            "total": total | {"ratio": total["median_us"] / report["total"]["median_us"]},
+            "call_us": summary(times["call"])["median_us"],
+            "layers": _float_layers(times),
+        }
+    return report
+
+
+def bench_on(bundle: Bundle, where: str, runs: int = 50) -> Measured:
+    """Time the bundle's own program where it is meant to run; an emulator refuses."""
+    place = transport(where)
+    measured = place.measure(bundle, runs, warmup=max(2, runs // 10))
+    lacking = {"isa", "total", "layers", "memory"} - measured.keys()
+    if lacking:
+        raise BindeployError(
+            f"`{bundle.program}` reports no {', '.join(sorted(lacking))}: export the bundle again"
+        )
+    return {
+        "bundle": str(bundle.path),
+        "machine": machine() | {"isa": measured["isa"]},
+        "runs": runs,
+        **{key: measured[key] for key in ("total", "layers", "memory")},
+    }
+
+
+def _float_layers(times: dict[str, list[int]]) -> dict[str, Measured]:
+    """Median of every single float layer, less what the call alone costs: ours are timed in C.
+
+    None where what is left is no more than the spread of the call itself.
+    """
+    call = summary(times["call"])
+    spread = call["p90_us"] - call["p10_us"]
+    medians = {
+        name.removeprefix("layer/"): summary(samples)["median_us"]
+        for name, samples in times.items()
+        if name.startswith("layer/")
+    }
+    alone = {name: median - call["median_us"] for name, median in medians.items()}
+    return {name: {"median_us": us if us > spread else None} for name, us in alone.items()}
+
+
+def _ours(session: Session, image: np.ndarray) -> Callable[[], int]:
+    name = session.get_inputs()[0].name
+    return timed(lambda: session.run(None, {name: image}))
+
+
+def _float_contestants(
+    bundle: Bundle, image: np.ndarray, threads: int
+) -> dict[str, Callable[[], int]]:
+    """The float32 twin of a bundle in onnxruntime, whole (`onnxruntime`) and as `layer/NAME`.
+
+    `call` is a model that does nothing: what a call from Python costs by itself.
+    """
+    import onnx
+
+    from bindeploy.convert.float_twin import float_twin, layers
+
+    twin = float_twin(onnx.load(bundle.path / "model.onnx"))
+    contestants = {"onnxruntime": _onnxruntime(twin, {twin.graph.input[0].name: image}, threads)}
+    contestants["call"] = _onnxruntime(nothing(), {"x": np.zeros(1, np.float32)}, threads)
+    generator = np.random.default_rng(0)
+    for name, layer in layers(twin).items():
+        inputs = {
+            value.name: generator.standard_normal(
+                [dimension.dim_value for dimension in value.type.tensor_type.shape.dim],
+                dtype=np.float32,
+            )
+            for value in layer.graph.input
+        }
+        contestants[f"layer/{name}"] = _onnxruntime(layer, inputs, threads)
+    return contestants
+
+
+def _onnxruntime(model: Any, inputs: dict[str, np.ndarray], threads: int) -> Callable[[], int]:
+    """One session of onnxruntime, ready to run."""
+    session = onnxruntime_session(model, threads=threads)
+    return timed(lambda: session.run(None, inputs))
