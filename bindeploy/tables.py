@@ -13,7 +13,7 @@ from rich.table import Table
 
 Row = dict[str, Any]
 
-PLAIN_WIDTH = 132
+PLAIN_WIDTH = 144
 """Columns of a table that goes to a file or a pipe."""
 
 
@@ -104,7 +104,7 @@ def bench(report: Row, out: Console) -> None:
 
 def layers(rows: list[Row], machine: Row, out: Console) -> None:
     """Single layers from bits to bits and from float to float, onnxruntime's beside them."""
-    columns = ["shape", "isa", ">µs", ">p10", ">p90", ">GMAC/s", ">of peak"]
+    columns = [">shape", ">isa", ">µs", ">p10", ">p90", ">GMAC/s", ">of peak"]
     keys = ["median_us", "p10_us", "p90_us", "gmacs"]
     speedup = ["speedup"] if any("speedup" in row for row in rows) else []
     compared = any("ratio_int8" in row for row in rows)
@@ -112,7 +112,7 @@ def layers(rows: list[Row], machine: Row, out: Console) -> None:
     whole = ["whole_us"] + (["ratio_whole"] if compared else [])
     columns += [">speed-up"] if speedup else []
     columns += [">int8 µs", ">ratio", ">float32 µs", ">ratio"] if compared else []
-    columns += [">from float µs"] + ([">ratio"] if compared else [])
+    columns += [">from float"] + ([">ratio"] if compared else [])
 
     def cells(row: Row) -> list[str]:
         found = [row["shape"], row["isa"], *(number(row[key]) for key in keys)]

@@ -41,6 +41,7 @@ def test_a_layer_row_counts_the_work_of_its_shape_and_names_its_isa():
     assert row["share"] == pytest.approx(row["gmacs"] / row["peak_gmacs"])
     for other in ("float32", "int8"):
         assert row[f"ratio_{other}"] == pytest.approx(row[f"{other}_us"] / row["median_us"])
+    assert row["ratio_whole"] > 0 and row["whole_p10_us"] <= row["whole_us"] <= row["whole_p90_us"]
     assert "speedup" not in row
 
 

@@ -126,7 +126,7 @@ def _measured(macs: int, peak_gmacs: float, times: dict[str, Measured]) -> Measu
     layer, whole = times["layer"], times["whole"]
     gmacs = macs / layer["median_us"] / 1e3
     row = layer | {"gmacs": gmacs, "peak_gmacs": peak_gmacs, "share": gmacs / peak_gmacs}
-    row |= {f"whole_{name}": value for name, value in whole.items()}
+    row |= {f"whole_{name.removeprefix('median_')}": value for name, value in whole.items()}
     if "one" in times:
         row["one_thread_us"] = times["one"]["median_us"]
         row["speedup"] = row["one_thread_us"] / row["median_us"]
