@@ -6,9 +6,10 @@ from bindeploy.errors import unknown
 from bindeploy.on.emulator import Emulator
 from bindeploy.on.local import Local
 from bindeploy.on.transport import Transport
+from bindeploy.on.webassembly import WebAssembly
 
 TRANSPORTS: dict[str, Transport] = {
-    transport.name: transport for transport in (Local(), Emulator())
+    transport.name: transport for transport in (Local(), Emulator(), WebAssembly())
 }
 
 

@@ -2,16 +2,12 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include "executor.h"
+#include "plan_file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 const char *bd_version(void) {
     return "0.1.0";
@@ -185,34 +181,14 @@ int bd_load(const void *plan, size_t bytes, const bd_options *options, bd_model 
     return failed;
 }
 
-/* The whole file, read-only; NULL with the line in error. */
-static void *map_file(const char *path, size_t *bytes, char *error) {
-    struct stat status;
-    void *mapping = MAP_FAILED;
-    int file = open(path, O_RDONLY);
-    if (file < 0 || fstat(file, &status) != 0) {
-        bd_fail(error, "cannot read plan `%.150s`: %s", path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode) || status.st_size == 0) {
-        bd_fail(error, "`%.150s` is no plan: it is no file, or empty", path);
-    } else {
-        *bytes = (size_t)status.st_size;
-        mapping = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, file, 0);
-        if (mapping == MAP_FAILED)
-            bd_fail(error, "cannot map plan `%.150s`: %s", path, strerror(errno));
-    }
-    if (file >= 0)
-        close(file);
-    return mapping == MAP_FAILED ? NULL : mapping;
-}
-
 int bd_open(const char *path, const bd_options *options, bd_model **model, char *error) {
     size_t bytes = 0;
     *model = NULL;
-    void *mapping = map_file(path, &bytes, error);
+    void *mapping = bd_map_file(path, &bytes, error);
     if (mapping == NULL)
         return 1;
     if (bd_load(mapping, bytes, options, model, error)) {
-        munmap(mapping, bytes);
+        bd_unmap_file(mapping, bytes);
         return 1;
     }
     (*model)->mapping = mapping;
@@ -225,7 +201,7 @@ void bd_close(bd_model *model) {
         return;
     bd_pool_stop(model->pool);
     if (model->mapping != NULL)
-        munmap(model->mapping, model->mapping_bytes);
+        bd_unmap_file(model->mapping, model->mapping_bytes);
     free(model->memory);
     free(model->workers);
     free(model->steps);
