@@ -1,4 +1,6 @@
 /* Which instruction sets the CPU and its operating system offer. */
+#define _DEFAULT_SOURCE
+
 #include <string.h>
 
 #include "kernel.h"
@@ -57,6 +59,34 @@ static int has_neon(void) {
 #endif
 #endif
 
+#if defined(__riscv_zbb)
+/* A compiler that may use Zbb everywhere has been told that every CPU has it. */
+static int has_zbb(void) {
+    return 1;
+}
+#elif defined(__riscv) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux tells of extensions of several letters by the system call riscv_hwprobe alone, from 6.4 on; one that does not
+ * know the call or the key leaves the value as it is, or the key at -1. */
+static int has_zbb(void) {
+    const long riscv_hwprobe = 258;
+    const int64_t extensions_key = 4;
+    const uint64_t zbb = UINT64_C(1) << 4;
+    struct {
+        int64_t key;
+        uint64_t value;
+    } pair = {extensions_key, 0};
+    return syscall(riscv_hwprobe, &pair, (size_t)1, (size_t)0, NULL, 0u) == 0 && pair.key == extensions_key &&
+           (pair.value & zbb) != 0;
+}
+#elif defined(__riscv)
+static int has_zbb(void) {
+    return 0;
+}
+#endif
+
 int bd_cpu_has(const char *isa) {
     if (!strcmp(isa, "scalar"))
         return 1;
@@ -71,6 +101,14 @@ int bd_cpu_has(const char *isa) {
 #if defined(__ARM_NEON)
     if (!strcmp(isa, "neon"))
         return has_neon();
+#endif
+#if defined(__riscv)
+    if (!strcmp(isa, "zbb"))
+        return has_zbb();
+#endif
+#if defined(__wasm_simd128__)
+    if (!strcmp(isa, "simd128"))
+        return 1;
 #endif
     return 0;
 }
