@@ -23,6 +23,7 @@ from bindeploy.emit.onnx import save
 from bindeploy.emit.plan_format import HEADER
 from bindeploy.errors import BindeployError
 from bindeploy.library import library_path
+from bindeploy.on import transport
 from bindeploy.target import load
 
 IMAGES, CHANNELS, SIZE, CLASSES = 4, 3, 8, 5
@@ -39,9 +40,6 @@ def library_is_here() -> bool:
 needs_library = pytest.mark.skipif(not library_is_here(), reason="the runtime is not built")
 needs_zig = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed"
-)
-needs_qemu = pytest.mark.skipif(
-    shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed"
 )
 
 
@@ -470,16 +468,20 @@ def test_what_is_not_there_cannot_be_inspected(tmp_path):
 
 
 @needs_zig
-@needs_qemu
-def test_a_bundle_for_another_machine_runs_in_its_emulator(packed, golden, tmp_path):
-    bundle = create(packed, golden, load("arm"), tmp_path / "out", {})
+@pytest.mark.parametrize(
+    ("target", "where"), [("arm", "qemu"), ("riscv64", "qemu"), ("wasm", "wasmtime")]
+)
+def test_a_bundle_for_another_machine_runs_in_its_emulator(target, where, packed, golden, tmp_path):
+    bundle = create(packed, golden, load(target), tmp_path / "out", {})
     assert (bundle.path / PROGRAM).stat().st_mode & 0o111
-    report = verify(bundle, on="qemu")
-    assert row(report, "qemu")["integers_equal"]
+    if obstacle := transport(where).obstacle(bundle):
+        pytest.skip(obstacle)
+    report = verify(bundle, on=where)
+    assert row(report, where)["integers_equal"]
     assert report["ok"], report
     flip_weight(bundle.plan, packed)
-    report = verify(bundle, on="qemu")
-    assert not report["ok"] and "layer `body`" in row(report, "qemu")["difference"]
+    report = verify(bundle, on=where)
+    assert not report["ok"] and "layer `body`" in row(report, where)["difference"]
 
 
 @pytest.mark.parametrize(("largest", "agrees"), [(0.5, False), (20.0, True)])

@@ -1,12 +1,12 @@
 """Run a WebAssembly program that uses WASI: `python -m bindeploy.on.wasi [--count] FILE WORD...`
 
-A word with a slash names a file: the program sees its folder, and nothing else; a folder of which
-all such files exist, only to read. With `--count` the number of WebAssembly instructions it ran, which is the
-same every time, is written as the last line of stderr.
+A word with a slash names a file: the program sees its folder, and nothing else. With `--count` the
+number of WebAssembly instructions it ran, the same every time, is the last line of stderr.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ ENOUGH = 2**63
 
 
 def run(program: Path, words: Sequence[str], count: bool = False) -> int:
-    """The exit status of the program; `wasmtime.WasmtimeError` where it is none, or ends by a trap."""
+    """Its exit status; raises `wasmtime.WasmtimeError` or `wasmtime.Trap` where it cannot run."""
     config = wasmtime.Config()
     config.consume_fuel = count
     engine = wasmtime.Engine(config)
@@ -48,10 +48,9 @@ def _surroundings(program: Path, words: Sequence[str]) -> wasmtime.WasiConfig:
     wasi.argv = [program.name, *words]
     wasi.inherit_stdout()
     wasi.inherit_stderr()
-    paths = [Path(word) for word in words if "/" in word]
-    for folder in {path.parent for path in paths if path.parent.is_dir()}:
-        writes = any(path.parent == folder and not path.exists() for path in paths)
-        wasi.preopen_dir(str(folder), str(folder), writes)
+    folders = {str(Path(word).parent) for word in words if "/" in word}
+    for folder in filter(os.path.isdir, folders):
+        wasi.preopen_dir(folder, folder)
     return wasi
 
 

@@ -1,7 +1,9 @@
 """A transport hands images to `bd_bench` and takes numbers back, or says in a line why not."""
 
+import importlib.util
 import shutil
 import stat
+import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +15,12 @@ from bindeploy.errors import BindeployError
 from bindeploy.on import TRANSPORTS, transport
 from bindeploy.on.emulator import Emulator
 from bindeploy.on.local import Local
+from bindeploy.on.webassembly import WebAssembly
 from bindeploy.target import Target, load
 
+needs_wasmtime = pytest.mark.skipif(
+    importlib.util.find_spec("wasmtime") is None, reason="wasmtime is not installed"
+)
 LAYERS = {"conv": (2, 1, 3), "dense": (4,)}
 IMAGES = np.arange(2 * 6, dtype=np.float32).reshape(2, 1, 2, 3)
 
@@ -86,7 +92,7 @@ def test_transports_are_found_by_name_and_others_listed():
     assert transport("local") is TRANSPORTS["local"]
     assert transport("qemu") is TRANSPORTS["qemu"]
     with pytest.raises(
-        BindeployError, match="unknown place to run `mars`: choose from local, qemu"
+        BindeployError, match="unknown place to run `mars`: choose from local, qemu, wasmtime"
     ):
         transport("mars")
 
@@ -146,6 +152,55 @@ def test_why_an_emulator_cannot_run_is_said_in_words(bundle):
     assert Emulator().obstacle(bare) == "target `arm` names no emulator"
     bundle.program.unlink()
     assert "the bundle has no bin/bd_bench" in str(Emulator().obstacle(bundle))
+
+
+def test_why_webassembly_cannot_run_is_said_in_words(bundle, monkeypatch):
+    assert WebAssembly().obstacle(bundle) == "target `arm` is not WebAssembly"
+    module = replace(bundle, built_for=load("wasm"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert WebAssembly().obstacle(module) == "wasmtime is not installed: pip install wasmtime"
+    module.program.unlink()
+    assert "the bundle has no bin/bd_bench" in str(WebAssembly().obstacle(module))
+
+
+@needs_wasmtime
+def test_a_program_that_is_no_webassembly_is_refused_in_a_line(bundle):
+    with pytest.raises(BindeployError, match="bd_bench`: ") as caught:
+        WebAssembly().run_model(replace(bundle, built_for=load("wasm")), IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+PRINTS = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\08\\00\\00\\00\\03\\00\\00\\00{}\\0a")
+  (func (export "_start")
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
+    (call $exit (i32.const STATUS))))
+"""
+"""A WebAssembly program that prints an empty object and ends."""
+
+
+@needs_wasmtime
+def test_webassembly_gives_times_and_its_exit_status(bundle):
+    module = replace(bundle, built_for=load("wasm"))
+    module.program.write_text(PRINTS.replace("STATUS", "0"))
+    assert WebAssembly().measure(module, runs=1, warmup=0) == {}
+    module.program.write_text(PRINTS.replace("STATUS", "3"))
+    with pytest.raises(BindeployError, match="failed: it says nothing"):
+        WebAssembly().measure(module, runs=1, warmup=0)
+
+
+@needs_wasmtime
+def test_instructions_of_webassembly_are_counted_the_same_every_time(bundle):
+    bundle.program.write_text(PRINTS.replace("STATUS", "0"))
+    command = [sys.executable, "-m", "bindeploy.on.wasi", "--count", str(bundle.program)]
+    counts = {subprocess.run(command, capture_output=True, text=True).stderr for _ in range(2)}
+    assert len(counts) == 1
+    assert 0 < int(counts.pop()) < 100
 
 
 def test_local_times_are_the_json_of_the_program(bundle):

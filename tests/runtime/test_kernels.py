@@ -142,3 +142,26 @@ def test_32_bit_arm_is_right(tmp_path):
     verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, "qemu-arm")
     assert verdicts["bd_bgemm_i32_3x4__neon"] == "ok"
     assert len(verdicts.keys() & names("neon")) == 6
+
+
+@needs_zig
+@needs("qemu-riscv64")
+@pytest.mark.parametrize("zbb", [True, False])
+def test_risc_v_is_right_with_zbb_and_without(zbb, tmp_path):
+    cpu = "-mcpu=baseline_rv64" + "+zbb" * zbb
+    compiler = [*ZIG, "-target", "riscv64-linux-musl", cpu, "-static"]
+    emulator = ["qemu-riscv64", "-cpu", f"rv64,zbb={str(zbb).lower()}"]
+    verdicts = compile_and_run(compiler, FLAGS, tmp_path, *emulator)
+    expected = "ok" if zbb else "skipped"
+    assert {verdicts[name] for name in names("zbb")} == {expected}
+
+
+@needs_zig
+@pytest.mark.skipif(
+    importlib.util.find_spec("wasmtime") is None, reason="wasmtime is not installed"
+)
+def test_webassembly_is_right(tmp_path):
+    compiler = [*ZIG, "-target", "wasm32-wasi", "-mcpu=generic+simd128"]
+    emulator = [sys.executable, "-m", "bindeploy.on.wasi"]
+    verdicts = compile_and_run(compiler, FLAGS, tmp_path, *emulator)
+    assert {verdicts[name] for name in names("simd128")} == {"ok"}
