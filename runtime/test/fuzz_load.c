@@ -2,7 +2,7 @@
 
 /* Hostile plans: whatever the bytes, loading gives a model that runs or one line, and reads nothing outside them.
  *
- *   clang -DFUZZER -fsanitize=fuzzer,address,undefined ... runs libFuzzer;
+ *   clang -DFUZZER -fsanitize=fuzzer,address,undefined ... with fuzz_plans.c runs libFuzzer;
  *   any compiler without FUZZER makes a program that replays the files named on its command line. */
 #include "../include/bindeploy.h"
 #include "../src/crc32.h"
@@ -30,10 +30,16 @@ static size_t elements(const uint32_t shape[4]) {
     return (size_t)shape[1] * shape[2] * shape[3];
 }
 
+/* What a pool adds up, which counts no multiply-accumulates. */
+static uint64_t sums(const struct bd_step *step) {
+    const struct bd_window *window = &step->window;
+    return (uint64_t)window->kernel_height * (uint64_t)window->kernel_width * bd_pixels(step->out);
+}
+
 static int is_small(const bd_model *model) {
     uint64_t work = model->header.arena_bytes;
     for (uint32_t i = 0; i < model->header.node_count; i++)
-        work += model->steps[i].macs;
+        work += model->steps[i].macs + sums(&model->steps[i]);
     return work < MAX_ELEMENTS;
 }
 
