@@ -101,7 +101,9 @@ struct bd_range {
 
 /* What one worker does of `count` things that may be done in any order. */
 static inline struct bd_range bd_share_of(const struct bd_worker *worker, size_t count) {
-    return (struct bd_range){count * worker->index / worker->count, count * (worker->index + 1) / worker->count};
+    uint64_t all = count; /* times a thread's number it may be beyond a size_t of 32 bits */
+    return (struct bd_range){(size_t)(all * worker->index / worker->count),
+                             (size_t)(all * (worker->index + 1) / worker->count)};
 }
 
 struct bd_model {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled_runtime import SOURCES, build
-from every_op import SIDE, every_op_plan
+from every_op import every_op_plan
 from grouped import GROUPS, layer
 from numpy.typing import NDArray
 from one_op import HEIGHT, WIDTH, Window, finish, signs
@@ -68,7 +68,7 @@ def outcome(command: list, folder: Path) -> tuple[NDArray, NDArray]:
 def test_every_op(here: Path, emulated: list, tmp_path: Path) -> None:
     """Floats are summed in another order; none that is binarized comes close to zero here."""
     random = np.random.default_rng(1)
-    random.standard_normal((4, 3, SIDE, SIDE), np.float32).tofile(tmp_path / "input")
+    random.standard_normal((4, 3, 6, 6), np.float32).tofile(tmp_path / "input")
     (tmp_path / "model.bd").write_bytes(every_op_plan())
     output, integers = outcome([here], tmp_path)
     other_output, other_integers = outcome(emulated, tmp_path)
