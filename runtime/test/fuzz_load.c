@@ -12,6 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__has_include)
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#endif
+#endif
+#ifndef ASAN_POISON_MEMORY_REGION
+#define ASAN_POISON_MEMORY_REGION(from, bytes) ((void)(from), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(from, bytes) ((void)(from), (void)(bytes))
+#endif
+
 /* A run of more work than this would only make the fuzzer slow. */
 enum { MAX_ELEMENTS = 1 << 20 };
 
@@ -24,10 +34,6 @@ static void repair(unsigned char *plan, size_t bytes) {
     header.file_bytes = bytes;
     header.checksum = bd_crc32(plan + sizeof header, bytes - sizeof header);
     memcpy(plan, &header, sizeof header);
-}
-
-static size_t elements(const uint32_t shape[4]) {
-    return (size_t)shape[1] * shape[2] * shape[3];
 }
 
 /* What a pool adds up, which counts no multiply-accumulates. */
@@ -43,15 +49,32 @@ static int is_small(const bd_model *model) {
     return work < MAX_ELEMENTS;
 }
 
-static void run_once(bd_model *model) {
-    bd_description about;
-    bd_describe(model, &about);
-    float *input = calloc(elements(about.input_shape), sizeof *input);
-    float *output = calloc(elements(about.output_shape), sizeof *output);
-    if (input != NULL && output != NULL)
-        bd_run(model, input, output);
-    free(input);
-    free(output);
+/* A tensor that the step at hand may touch; under AddressSanitizer it may touch no other byte of the arena or plan. */
+static void allow(const struct bd_tensor *tensor) {
+    if (tensor != NULL)
+        ASAN_UNPOISON_MEMORY_REGION(tensor->data, (size_t)tensor->bytes);
+}
+
+/* What bd_run does, with one thread. */
+static void run_guarded(bd_model *model, const void *plan) {
+    size_t arena = (size_t)model->header.arena_bytes, bytes = (size_t)model->header.file_bytes;
+    const struct bd_worker worker = model->workers[0];
+    memset(model->memory, 0, arena);
+    for (uint32_t i = 0; i < model->header.node_count; i++) {
+        const struct bd_step *step = &model->steps[i];
+        const struct bd_plan_node *node = step->node;
+        ASAN_POISON_MEMORY_REGION(model->memory, arena);
+        ASAN_POISON_MEMORY_REGION(plan, bytes);
+        ASAN_UNPOISON_MEMORY_REGION(node, sizeof *node);
+        for (int input = 0; input < BD_MAX_INPUTS; input++)
+            allow(step->in[input]);
+        allow(step->out);
+        if (step->op->before != NULL)
+            step->op->before(model, step, &worker);
+        step->op->run(model, step, &worker);
+    }
+    ASAN_UNPOISON_MEMORY_REGION(model->memory, arena);
+    ASAN_UNPOISON_MEMORY_REGION(plan, bytes);
 }
 
 /* The header's last word, which the loader does not look at, says whose kernels run. */
@@ -78,7 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     bd_options options = {.isa = isa_of(plan, bytes)};
     if (bd_load(plan, bytes, &options, &model, error) == 0) {
         if (is_small(model))
-            run_once(model);
+            run_guarded(model, plan);
         bd_close(model);
     } else if (strchr(error, '\n') != NULL || error[0] == 0) {
         abort();

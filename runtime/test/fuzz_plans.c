@@ -103,6 +103,16 @@ static void change_wiring(struct plan *plan) {
     memcpy(at, &node, sizeof node);
 }
 
+/* Anywhere in the file or the arena, and some way beyond the end. */
+static void change_offset(struct plan *plan) {
+    struct bd_plan_tensor tensor;
+    unsigned char *at = plan->bytes + tensor_at(below(plan->header.tensor_count));
+    memcpy(&tensor, at, sizeof tensor);
+    uint64_t end = tensor.place == BD_ARENA ? plan->header.arena_bytes : plan->size;
+    tensor.offset = (uint64_t)below((uint32_t)(end / BD_ALIGNMENT) + 2) * BD_ALIGNMENT;
+    memcpy(at, &tensor, sizeof tensor);
+}
+
 static void change_constant(struct plan *plan) {
     size_t first = constants_at(plan), words = (plan->size - first) / WORD;
     if (words == 0)
@@ -122,8 +132,8 @@ static uint64_t needed_bytes(const struct bd_plan_tensor *tensor) {
     return tensor->type == BD_BITS ? pixels * ((channels + 63) / 64) * 8 : pixels * channels * (of_four ? 4 : 1);
 }
 
-/* Sizes as the shapes say; activations one after the other, or now and then over each other; constants that left the
- * file at its first constant. */
+/* Sizes as the shapes say; activations one after the other, or now and then over each other; most constants that
+ * left the file at its first one. */
 static void refit(struct plan *plan) {
     uint64_t used = 0, overlapping = below(8) == 0;
     for (uint32_t i = 0; i < plan->header.tensor_count; i++) {
@@ -134,7 +144,7 @@ static void refit(struct plan *plan) {
             tensor.offset = overlapping ? below(64) * BD_ALIGNMENT : used;
             uint64_t end = (tensor.offset + tensor.bytes + BD_ALIGNMENT - 1) / BD_ALIGNMENT * BD_ALIGNMENT;
             used = end > used ? end : used;
-        } else if (tensor.offset > plan->size || tensor.bytes > plan->size - tensor.offset) {
+        } else if (below(4) > 0 && (tensor.offset > plan->size || tensor.bytes > plan->size - tensor.offset)) {
             tensor.offset = constants_at(plan);
         }
         memcpy(plan->bytes + tensor_at(i), &tensor, sizeof tensor);
@@ -152,7 +162,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned
         return LLVMFuzzerMutate(data, size, most);
     const struct bd_plan_header *header = &plan.header;
     for (uint32_t count = 1 + below(3); count > 0; count--)
-        switch (below(6)) {
+        switch (below(7)) {
         case 0:
             change_row(&plan, tensor_at(0), header->tensor_count, sizeof(struct bd_plan_tensor));
             break;
@@ -168,6 +178,9 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned
         case 4:
             change_constant(&plan);
             break;
+        case 5:
+            change_offset(&plan);
+            return size;
         default:
             change_row(&plan, 0, 1, sizeof *header);
             if (!read_plan(&plan))

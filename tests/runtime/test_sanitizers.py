@@ -14,6 +14,7 @@ from every_op import every_op_plan
 from grouped import layer
 from one_op import Window, finish, signs
 from plan_builder import RUNTIME
+from test_threads import layer_plan
 
 from bindeploy import bits
 
@@ -61,9 +62,18 @@ def grouped_bits() -> bytes:
     return finish(*layer("binary_conv_threshold", x, constants, Window(), group=3))
 
 
-@pytest.mark.parametrize("make", [lambda: every_op_plan(60), grouped_bits], ids=["ops", "groups"])
-def test_threads_never_write_what_another_reads(racing_bench: Path, make, tmp_path: Path) -> None:
-    (tmp_path / "model.bd").write_bytes(make())
+PLANS = {
+    "every op": lambda: every_op_plan(60),
+    "groups": grouped_bits,
+    "few pixels": lambda: layer_plan(5, 512, 517),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_threads_never_write_what_another_reads(
+    racing_bench: Path, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bd").write_bytes(PLANS[name]())
     command = [racing_bench, tmp_path / "model.bd", "--threads", "3", "--runs", "2"]
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
