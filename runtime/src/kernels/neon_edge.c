@@ -1,0 +1,270 @@
+/* 64-bit ARM: bgemm_edge for four pixels by sixteen filters, its instructions in an order that is laid down here.
+ *
+ * A register holds a word of two filters, or one of a pixel twice. Two pixels by four registers of filters, eight cells,
+ * are computed at a time; of two words a cell takes five instructions:
+ *
+ *   o1 = pixel1 ^ filter1;  o2 = pixel2 ^ filter2;  c = o1 ? ~o2 : last;  sum += popcount(c);  last = o2
+ *
+ * No instruction complements and selects. So the second word of every other pair is complemented in the pixels, once for
+ * all filters: that pair gives c, and a complemented last; the pair after it gives ~c, whose count is subtracted, and a
+ * last as it should be. What a subtraction lacks is eight for each byte.
+ *
+ * A core that executes in order waits for every result it needs. So the instructions of a cell are spread over four rows,
+ * among those of its neighbours, and loads stand long before their use; other cores lose nothing by it. */
+#include "declarations.h"
+
+#if defined(__aarch64__)
+
+#include <arm_neon.h>
+
+#include "tile.h"
+
+/* Four words, two pairs, are a quad. The sum of a byte grows by at most 8 a pair and falls by at most 8 a quad, and may
+ * grow by two more words that fill no quad. */
+enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED = 5, WORDS_IN_PAIRS = 9 };
+
+#define FILTER_BYTES "128" /* a word of all filters */
+#define PIXEL_BYTES "128"  /* two words of all pixels, each twice */
+
+#define XOR(o, pixel, filter) "eor v" #o ".16b, v" #pixel ".16b, v" #filter ".16b\n"
+#define START(o2, o1, pixel1, pixel2, filter1, filter2)                                                                \
+    XOR(o2, pixel2, filter2) XOR(o1, pixel1, filter1)
+#define CHOOSE(o1, o2, last) "bsl v" #o1 ".16b, v" #o2 ".16b, v" #last ".16b\n"
+#define COUNT_TO(sum, c) "cnt v" #sum ".16b, v" #c ".16b\n"
+#define COUNT(c) COUNT_TO(c, c)
+#define ADD(sum, count) "add v" #sum ".16b, v" #sum ".16b, v" #count ".16b\n"
+#define SUBTRACT(sum, count) "sub v" #sum ".16b, v" #sum ".16b, v" #count ".16b\n"
+
+#define LOAD_BOTH(a, b, base, offset) "ldp q" #a ", q" #b ", [%[" #base "], #" offset "]\n"
+#define LOAD_EACH(a, b, base, offset)                                                                                  \
+    "ldr q" #a ", [%[" #base "], #" offset "]\n"                                                                       \
+    "ldr q" #b ", [%[" #base "], #" offset "+16]\n"
+#define FILTERS(LOAD, a, b, word, column) LOAD(a, b, filters, FILTER_BYTES "*" #word "+" #column)
+#define PIXELS(LOAD, a, b, pair, pixel) LOAD(a, b, pixels, PIXEL_BYTES "*" #pair "+32*" #pixel)
+
+/* To the next quad; after the last one the filters stay where they are, since nothing beyond them may be read. */
+#define ADVANCE                                                                                                        \
+    "subs %[quads], %[quads], #1\n"                                                                                    \
+    "csel %[step], %[step], xzr, ne\n"                                                                                 \
+    "add %[pixels], %[pixels], #2*" PIXEL_BYTES "\n"                                                                   \
+    "add %[filters], %[filters], %[step]\n"
+
+/* Sums are v0-v7, last ones v8-v15 where a quad begins, two of v8-v17 free; o1, then c and its count v18-v21; filters
+ * v22-v27; pixels v28-v31. What is LATE belongs to the quad before. */
+#define QUAD(LOAD, LATE, FIRST_COUNT, FIRST_ADD) \
+    START(16, 18, 28, 29, 22, 24) LATE(CHOOSE(21, 9, 17)) FILTERS(LOAD, 26, 27, 0, 32) LATE(COUNT(20)) LATE(SUBTRACT(3, 19)) \
+    START(17, 19, 30, 31, 22, 24) CHOOSE(18, 16, 8) FILTERS(LOAD, 22, 24, 1, 32) LATE(COUNT(21)) LATE(SUBTRACT(0, 20)) \
+    START(8, 20, 28, 29, 23, 25) CHOOSE(19, 17, 9) FIRST_COUNT(0, 18) LATE(SUBTRACT(1, 21))                           \
+    START(9, 21, 30, 31, 23, 25) CHOOSE(20, 8, 10) FIRST_COUNT(1, 19) FIRST_ADD(0, 18)                                \
+    START(10, 18, 28, 29, 26, 22) CHOOSE(21, 9, 11) FILTERS(LOAD, 23, 25, 2, 32) FIRST_COUNT(2, 20) FIRST_ADD(1, 19)  \
+    START(11, 19, 30, 31, 26, 22) CHOOSE(18, 10, 12) FILTERS(LOAD, 22, 26, 3, 32) FIRST_COUNT(3, 21) FIRST_ADD(2, 20) \
+    START(12, 20, 28, 29, 27, 24) CHOOSE(19, 11, 13) PIXELS(LOAD, 28, 29, 1, 0) FIRST_COUNT(4, 18) FIRST_ADD(3, 21) \
+    START(13, 21, 30, 31, 27, 24) CHOOSE(20, 12, 14) PIXELS(LOAD, 30, 31, 1, 1) FIRST_COUNT(5, 19) FIRST_ADD(4, 18) \
+    START(14, 18, 28, 29, 25, 26) CHOOSE(21, 13, 15) FILTERS(LOAD, 27, 24, 2, 0) FIRST_COUNT(6, 20) FIRST_ADD(5, 19)  \
+    START(15, 19, 30, 31, 25, 26) CHOOSE(18, 14, 12) FILTERS(LOAD, 26, 25, 3, 0) FIRST_COUNT(7, 21) FIRST_ADD(6, 20)  \
+    START(12, 20, 28, 29, 23, 22) CHOOSE(19, 15, 13) COUNT(18) FIRST_ADD(7, 21)                                       \
+    START(13, 21, 30, 31, 23, 22) CHOOSE(20, 12, 10) ADVANCE COUNT(19) SUBTRACT(6, 18)                                \
+    START(10, 18, 28, 29, 24, 25) CHOOSE(21, 13, 11) FILTERS(LOAD, 22, 23, 0, 0) COUNT(20) SUBTRACT(7, 19)            \
+    START(11, 19, 30, 31, 24, 25) CHOOSE(18, 10, 8) FILTERS(LOAD, 24, 25, 1, 0) COUNT(21) SUBTRACT(4, 20)             \
+    START(8, 20, 28, 29, 27, 26) CHOOSE(19, 11, 9) PIXELS(LOAD, 28, 29, 0, 0) COUNT(18) SUBTRACT(5, 21)                  \
+    START(9, 21, 30, 31, 27, 26) CHOOSE(20, 8, 16) PIXELS(LOAD, 30, 31, 0, 1) COUNT(19) SUBTRACT(2, 18)                
+
+#define NOTHING(text)
+#define THE_TEXT(text) text
+#define COUNT_IN_PLACE(sum, c) COUNT(c)
+#define ALREADY_ADDED(sum, count)
+
+/* The sums of `quads` quads; `start` and the filters before the first quad give the first last ones. */
+#define RUN_QUADS(LOAD)                                                                                                \
+    __asm__ volatile(                                                                                                  \
+        LOAD(22, 23, last_filters, "0") LOAD(24, 25, last_filters, "32") LOAD(28, 29, last_pixels, "0")                \
+        XOR(8, 28, 22) XOR(9, 29, 22) XOR(10, 28, 23) XOR(11, 29, 23)                                                  \
+        XOR(12, 28, 24) XOR(13, 29, 24) XOR(14, 28, 25) XOR(15, 29, 25)                                                \
+        FILTERS(LOAD, 22, 23, 0, 0) FILTERS(LOAD, 24, 25, 1, 0) PIXELS(LOAD, 28, 29, 0, 0) PIXELS(LOAD, 30, 31, 0, 1)  \
+        QUAD(LOAD, NOTHING, COUNT_TO, ALREADY_ADDED)                                                                   \
+        "b.eq 2f\n"                                                                                                    \
+        "1:\n"                                                                                                         \
+        QUAD(LOAD, THE_TEXT, COUNT_IN_PLACE, ADD)                                                                      \
+        "b.ne 1b\n"                                                                                                    \
+        "2:\n"                                                                                                         \
+        CHOOSE(21, 9, 17) COUNT(20) SUBTRACT(3, 19) COUNT(21) SUBTRACT(0, 20) SUBTRACT(1, 21)                          \
+        : "=w"(sum0), "=w"(sum1), "=w"(sum2), "=w"(sum3), "=w"(sum4), "=w"(sum5), "=w"(sum6), "=w"(sum7),              \
+          "=w"(last0), "=w"(last1), "=w"(last2), "=w"(last3), "=w"(last4), "=w"(last5), "=w"(last6), "=w"(last7),      \
+          [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads), [step] "+r"(step)                       \
+        : [last_filters] "r"(last_filters), [last_pixels] "r"(last_pixels)                                             \
+        : "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",     \
+          "v31", "cc", "memory")
+
+
+/* The pixels of some quads and of what comes before and after them, each word twice. Loads go one quad too far. */
+struct pixels {
+    uint8x16_t last[MR], quads[QUADS + 1][2][MR][2], rest[2][MR];
+};
+
+/* Eight cells: [pixel + 2 * register of filters] */
+struct cells {
+    int8x16_t sums[CELLS];
+    uint8x16_t last[CELLS];
+};
+
+BD_INLINE void lay_out_word(const uint64_t *tile, uint8x16_t flip, uint8x16_t *out, size_t step) {
+    for (size_t m = 0; m < MR; m++)
+        out[m * step] = veorq_u8(vreinterpretq_u8_u64(vld1q_dup_u64(tile + m)), flip);
+}
+
+BD_INLINE void lay_out(const uint64_t *last, const uint64_t *tile, size_t quads, size_t rest, struct pixels *pixels) {
+    const uint8x16_t none = vdupq_n_u8(0), all = vdupq_n_u8(255);
+    lay_out_word(last, none, pixels->last, 1);
+    for (size_t i = 0; i < quads; i++, tile += (size_t)4 * MR)
+        for (size_t k = 0; k < 4; k++)
+            lay_out_word(tile + k * MR, k == 1 ? all : none, &pixels->quads[i][k / 2][0][k % 2], 2);
+    for (size_t k = 0; k < rest; k++, tile += MR)
+        lay_out_word(tile, none, pixels->rest[k], 1);
+}
+
+BD_INLINE void run_quads(int both, size_t quads, const uint64_t *last_filters, const uint64_t *filters,
+                         const uint8x16_t *last_pixels, const uint8x16_t *pixels, struct cells *cells) {
+    register int8x16_t sum0 __asm__("v0"), sum1 __asm__("v1"), sum2 __asm__("v2"), sum3 __asm__("v3");
+    register int8x16_t sum4 __asm__("v4"), sum5 __asm__("v5"), sum6 __asm__("v6"), sum7 __asm__("v7");
+    register uint8x16_t last0 __asm__("v8"), last1 __asm__("v9"), last2 __asm__("v10"), last3 __asm__("v11");
+    register uint8x16_t last4 __asm__("v12"), last5 __asm__("v13"), last6 __asm__("v14"), last7 __asm__("v15");
+    size_t step = 4 * NR * sizeof *filters;
+    if (both)
+        RUN_QUADS(LOAD_BOTH);
+    else
+        RUN_QUADS(LOAD_EACH);
+    *cells = (struct cells){{sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7},
+                            {last0, last1, last2, last3, last4, last5, last6, last7}};
+}
+
+/* Where there is no quad. */
+BD_INLINE void start(const uint64_t *filters, const uint8x16_t *pixels, struct cells *cells) {
+    BD_UNROLL
+    for (size_t i = 0; i < CELLS; i++) {
+        cells->sums[i] = vdupq_n_s8(0);
+        cells->last[i] = veorq_u8(pixels[i % 2], vreinterpretq_u8_u64(vld1q_u64(filters + i / 2 * 2)));
+    }
+}
+
+BD_INLINE void add_word(const uint64_t *filters, const uint8x16_t *pixels, struct cells *cells) {
+    BD_UNROLL
+    for (size_t i = 0; i < CELLS; i++) {
+        uint8x16_t o = veorq_u8(pixels[i % 2], vreinterpretq_u8_u64(vld1q_u64(filters + i / 2 * 2)));
+        uint8x16_t falling = vbicq_u8(cells->last[i], o);
+        cells->sums[i] = vaddq_s8(cells->sums[i], vreinterpretq_s8_u8(vcntq_u8(falling)));
+        cells->last[i] = o;
+    }
+}
+
+BD_INLINE int16x8_t add_pairs(int16x8_t a, int16x8_t b, int16x8_t c, int16x8_t d) {
+    return vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d));
+}
+
+/* Twice each byte of the sums plus the ones of last, added up for each of eight filters of one pixel; as bytes while
+ * they fit one. */
+BD_INLINE int16x8_t ones_in_pairs(const struct cells *cells, size_t m) {
+    int8x16_t ones[4];
+    BD_UNROLL
+    for (size_t n = 0; n < 4; n++)
+        ones[n] = vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n], vdupq_n_s8(2));
+    return vpaddq_s16(vpaddlq_s8(vpaddq_s8(ones[0], ones[1])), vpaddlq_s8(vpaddq_s8(ones[2], ones[3])));
+}
+
+BD_INLINE int16x8_t ones_doubled(const struct cells *cells, size_t m) {
+    int16x8_t ones[4];
+    BD_UNROLL
+    for (size_t n = 0; n < 4; n++)
+        ones[n] = vpaddlq_s8(vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n],
+                                      vdupq_n_s8(2)));
+    return add_pairs(ones[0], ones[1], ones[2], ones[3]);
+}
+
+BD_INLINE int16x8_t ones_widened(const struct cells *cells, size_t m, int ends) {
+    int16x8_t ones[4];
+    BD_UNROLL
+    for (size_t n = 0; n < 4; n++) {
+        int16x8_t sum = vpaddlq_s8(cells->sums[m + 2 * n]);
+        ones[n] = vaddq_s16(sum, sum);
+        if (ends)
+            ones[n] = vpadalq_s8(ones[n], vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])));
+    }
+    return add_pairs(ones[0], ones[1], ones[2], ones[3]);
+}
+
+BD_INLINE void subtract_twice(int16x8_t ones, int32x4_t low, int32x4_t high, int32_t *out) {
+    ones = vshlq_n_s16(ones, 1);
+    vst1q_s32(out, vsubw_s16(low, vget_low_s16(ones)));
+    vst1q_s32(out + 4, vsubw_high_s16(high, ones));
+}
+
+struct part {
+    size_t quads, rest;
+    int begins, ends;
+};
+
+/* out -= 2 * ones; or depth - 2 * ones where the words begin. */
+BD_INLINE void put_dots(struct part part, int32_t depth, const struct cells *cells, int32_t *out, size_t out_stride) {
+    int32x4_t lacking = vdupq_n_s32(256 * (int32_t)part.quads), from = vsubq_s32(vdupq_n_s32(depth), lacking);
+    for (size_t m = 0; m < 2; m++, out += out_stride) {
+        int16x8_t ones;
+        if (part.begins && part.ends && 4 * part.quads + part.rest < WORDS_IN_PAIRS)
+            ones = ones_in_pairs(cells, m);
+        else if (part.ends && part.quads <= QUADS_DOUBLED)
+            ones = ones_doubled(cells, m);
+        else
+            ones = ones_widened(cells, m, part.ends);
+        if (part.begins)
+            subtract_twice(ones, from, from, out);
+        else
+            subtract_twice(ones, vsubq_s32(vld1q_s32(out), lacking), vsubq_s32(vld1q_s32(out + 4), lacking), out);
+    }
+}
+
+/* Two pixels by eight filters, whose words begin at `filters`. */
+BD_INLINE void multiply(int both, struct part part, int32_t depth, const uint64_t *last_filters,
+                        const uint64_t *filters, const struct pixels *pixels, size_t pixel, int32_t *out,
+                        size_t out_stride) {
+    struct cells cells;
+    if (part.quads > 0)
+        run_quads(both, part.quads, last_filters, filters, pixels->last + pixel, pixels->quads[0][0][pixel], &cells);
+    else
+        start(last_filters, pixels->last + pixel, &cells);
+    for (size_t k = 0; k < part.rest; k++)
+        add_word(filters + (4 * part.quads + k) * NR, pixels->rest[k] + pixel, &cells);
+    put_dots(part, depth, &cells, out, out_stride);
+}
+
+/* Words = a first one, quads, and up to two more; or quads alone, before which o is 0. */
+BD_INLINE void bgemm_edge(int both, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *filters,
+                          int32_t *out, size_t out_stride) {
+    static const uint64_t zeros[NR] = {0};
+    const uint64_t *last_word = zeros, *last_filters = zeros;
+    size_t quads = words / 4, rest = words % 4;
+    struct pixels pixels;
+    if (rest > 0) {
+        last_word = tile, last_filters = filters;
+        tile += MR, filters += NR, rest--;
+    }
+    struct part part = {.begins = 1};
+    do {
+        part.quads = quads < QUADS ? quads : QUADS;
+        part.ends = part.quads == quads;
+        part.rest = part.ends ? rest : 0;
+        lay_out(last_word, tile, part.quads, part.rest, &pixels);
+        for (size_t n = 0; n < NR; n += 8)
+            for (size_t m = 0; m < MR; m += 2)
+                multiply(both, part, depth, last_filters + n, filters + n, &pixels, m, out + m * out_stride + n,
+                         out_stride);
+        quads -= part.quads;
+        tile += 4 * part.quads * MR, filters += 4 * part.quads * NR;
+        last_word = tile - MR, last_filters = filters - NR;
+        part.begins = 0;
+    } while (!part.ends);
+}
+
+void bd_bgemm_edge_i32_4x16__neon(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                                  int32_t *out, size_t out_stride) {
+    bgemm_edge(1, words, depth, tile, weights, out, out_stride);
+}
+
+#endif
