@@ -46,8 +46,11 @@ static int has_avx512(void) {
 #endif
 
 #if defined(__ARM_NEON)
-#if defined(__linux__) && !defined(__aarch64__)
+#if defined(__linux__)
 #include <sys/auxv.h>
+#endif
+
+#if defined(__linux__) && !defined(__aarch64__)
 static int has_neon(void) {
     const unsigned long hwcap_neon = 1ul << 12;
     return (getauxval(AT_HWCAP) & hwcap_neon) != 0;
@@ -87,6 +90,25 @@ static int has_zbb(void) {
 }
 #endif
 
+#if defined(__aarch64__)
+/* Whether the core reorders instructions, or may: those of ARM that do not are known by their numbers. Which core is
+ * asked is chance where there are two sorts; both rows are right on both. */
+static int is_wide(void) {
+#if defined(__linux__)
+    const unsigned long hwcap_cpuid = 1ul << 11;
+    static const unsigned in_order[] = {0xd02, 0xd03, 0xd04, 0xd05, 0xd46, 0xd80}; /* A34 A53 A35 A55 A510 A520 */
+    uint64_t id = 0;
+    if (!(getauxval(AT_HWCAP) & hwcap_cpuid))
+        return 0;
+    __asm__ volatile("mrs %0, midr_el1" : "=r"(id));
+    for (size_t i = 0; i < sizeof in_order / sizeof in_order[0]; i++)
+        if (id >> 24 == 0x41 && (id >> 4 & 0xfff) == in_order[i])
+            return 0;
+#endif
+    return 1;
+}
+#endif
+
 int bd_cpu_has(const char *isa) {
     if (!strcmp(isa, "scalar"))
         return 1;
@@ -109,6 +131,11 @@ int bd_cpu_has(const char *isa) {
 #if defined(__wasm_simd128__)
     if (!strcmp(isa, "simd128"))
         return 1;
+#endif
+
+#if defined(__aarch64__)
+    if (!strcmp(isa, "neon_wide"))
+        return is_wide();
 #endif
     return 0;
 }

@@ -47,14 +47,14 @@ static void list_isas(char *list, size_t size) {
     }
 }
 
-/* Rows of edges stand after the plain ones of their instruction set. */
+/* Whichever row stands later in the table. */
 static const struct bd_kernel *choose_matrix_kernel(const struct bd_step *step, const char *isa) {
     const struct bd_operator *op = step->op;
     int one_pixel = op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
     const struct bd_kernel *plain = bd_choose(one_pixel ? op->one_pixel_op : op->kernel_op, op->kernel_out, isa);
     const struct bd_kernel *edge =
         one_pixel || op->edge_op == NULL ? NULL : bd_choose(op->edge_op, op->kernel_out, isa);
-    return edge != NULL && strcmp(edge->isa, plain->isa) == 0 ? edge : plain;
+    return edge != NULL && edge > plain ? edge : plain;
 }
 
 static int choose_kernels(struct bd_model *model, const char *isa, char *error) {

@@ -173,26 +173,60 @@ void bd_affine_f32_1x1__neon(size_t pixels, size_t filters, const int32_t *dots,
 }
 #endif
 
-/* Bit i of four is 1 where dots[i] < thresholds[i]. */
-BD_INLINE uint64_t below(const int32_t *dots, const int32_t *thresholds) {
-    const uint16x4_t own = vcreate_u16(UINT64_C(0x0008000400020001));
-    uint16x4_t bits = vand_u16(vmovn_u32(vcltq_s32(vld1q_s32(dots), vld1q_s32(thresholds))), own);
-    bits = vpadd_u16(bits, bits);
-    return vget_lane_u16(vpadd_u16(bits, bits), 0);
+/* Bit i of a byte where it is the i-th of eight. */
+BD_INLINE uint8x16_t own_bits(void) {
+    const uint8x8_t own = vcreate_u8(UINT64_C(0x8040201008040201));
+    return vcombine_u8(own, own);
+}
+
+/* All ones in byte i where dots[i] < thresholds[i], of sixteen. */
+BD_INLINE uint8x16_t below(const int32_t *dots, const int32x4_t thresholds[4]) {
+    uint16x4_t halves[4];
+    BD_UNROLL
+    for (size_t i = 0; i < 4; i++)
+        halves[i] = vmovn_u32(vcltq_s32(vld1q_s32(dots + 4 * i), thresholds[i]));
+    return vcombine_u8(vmovn_u16(vcombine_u16(halves[0], halves[1])), vmovn_u16(vcombine_u16(halves[2], halves[3])));
+}
+
+/* Sixteen bits of each of four pixels: bytes that hold their own bit, added in pairs three times. */
+BD_INLINE uint16x4_t fields(const int32_t *dots, size_t dots_stride, const int32x4_t thresholds[4]) {
+    const uint8x16_t own = own_bits();
+    uint8x8_t pairs[4];
+    BD_UNROLL
+    for (size_t m = 0; m < 4; m++) {
+        uint8x16_t bits = vandq_u8(below(dots + m * dots_stride, thresholds), own);
+        pairs[m] = vpadd_u8(vget_low_u8(bits), vget_high_u8(bits));
+    }
+    return vreinterpret_u16_u8(vpadd_u8(vpadd_u8(pairs[0], pairs[1]), vpadd_u8(pairs[2], pairs[3])));
+}
+
+/* Sixteen filters, from bit `first`, a multiple of sixteen, on. */
+BD_INLINE void threshold_sixteen(size_t pixels, const int32_t *dots, size_t dots_stride, const int32_t *thresholds,
+                                 uint64_t flips, size_t first, uint64_t *bits, size_t bits_stride) {
+    const int32x4_t wanted[4] = {vld1q_s32(thresholds), vld1q_s32(thresholds + 4), vld1q_s32(thresholds + 8),
+                                 vld1q_s32(thresholds + 12)};
+    const uint16x4_t flipped = vdup_n_u16((uint16_t)flips);
+    size_t m = 0;
+    for (; m + 4 <= pixels; m += 4, dots += 4 * dots_stride, bits += 4 * bits_stride) {
+        uint16x4_t four = veor_u16(fields(dots, dots_stride, wanted), flipped);
+        bd_put_field(bits, first, vget_lane_u16(four, 0));
+        bd_put_field(bits + bits_stride, first, vget_lane_u16(four, 1));
+        bd_put_field(bits + 2 * bits_stride, first, vget_lane_u16(four, 2));
+        bd_put_field(bits + 3 * bits_stride, first, vget_lane_u16(four, 3));
+    }
+    for (; m < pixels; m++, dots += dots_stride, bits += bits_stride)
+        bd_put_field(bits, first, vget_lane_u16(veor_u16(fields(dots, 0, wanted), flipped), 0));
 }
 
 void bd_threshold_b1_1x1__neon(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
                                const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
                                size_t bits_stride) {
-    for (size_t m = 0; m < pixels; m++, dots += dots_stride, bits += bits_stride) {
-        uint64_t field = 0;
-        size_t n = 0;
-        for (; n + 4 <= filters; n += 4)
-            field |= below(dots + n, thresholds + n) << n;
-        for (; n < filters; n++)
-            field |= (uint64_t)(dots[n] < thresholds[n]) << n;
-        bd_put_field(bits, first, field ^ flips);
-    }
+    size_t n = 0;
+    for (; n + 16 <= filters; n += 16)
+        threshold_sixteen(pixels, dots + n, dots_stride, thresholds + n, flips >> n, first + n, bits, bits_stride);
+    if (n < filters)
+        bd_threshold_b1_1x1__scalar(pixels, filters - n, dots + n, dots_stride, thresholds + n, flips >> n, first + n,
+                                    bits, bits_stride);
 }
 
 uint64_t bd_peak_u64_1x1__neon(size_t rounds) {

@@ -74,6 +74,14 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
 #define COUNT_IN_PLACE(sum, c) COUNT(c)
 #define ALREADY_ADDED(sum, count)
 
+#define OPERANDS \
+        : "=w"(sum0), "=w"(sum1), "=w"(sum2), "=w"(sum3), "=w"(sum4), "=w"(sum5), "=w"(sum6), "=w"(sum7),              \
+          "=w"(last0), "=w"(last1), "=w"(last2), "=w"(last3), "=w"(last4), "=w"(last5), "=w"(last6), "=w"(last7),      \
+          [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads), [step] "+r"(step)                       \
+        : [last_filters] "r"(last_filters), [last_pixels] "r"(last_pixels)                                             \
+        : "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",     \
+          "v31", "cc", "memory"
+
 /* The sums of `quads` quads; `start` and the filters before the first quad give the first last ones. */
 #define RUN_QUADS(LOAD)                                                                                                \
     __asm__ volatile(                                                                                                  \
@@ -88,13 +96,49 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
         "b.ne 1b\n"                                                                                                    \
         "2:\n"                                                                                                         \
         CHOOSE(21, 9, 17) COUNT(20) SUBTRACT(3, 19) COUNT(21) SUBTRACT(0, 20) SUBTRACT(1, 21)                          \
-        : "=w"(sum0), "=w"(sum1), "=w"(sum2), "=w"(sum3), "=w"(sum4), "=w"(sum5), "=w"(sum6), "=w"(sum7),              \
-          "=w"(last0), "=w"(last1), "=w"(last2), "=w"(last3), "=w"(last4), "=w"(last5), "=w"(last6), "=w"(last7),      \
-          [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads), [step] "+r"(step)                       \
-        : [last_filters] "r"(last_filters), [last_pixels] "r"(last_pixels)                                             \
-        : "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",     \
-          "v31", "cc", "memory")
+        OPERANDS)
 
+
+/* The same cell after cell, in fewer instructions, since one loads four registers: for cores that reorder them. */
+#define FOUR_FILTERS(a, b, c, d) LOAD_FOUR(a, b, c, d, filters)
+#define TWO_PIXELS(a, b, c, d) LOAD_FOUR(a, b, c, d, pixels)
+#define LOAD_FOUR(a, b, c, d, from)                                                                                    \
+    "ld1 {v" #a ".2d, v" #b ".2d, v" #c ".2d, v" #d ".2d}, [%[" #from "]], %[step]\n"
+#define QUAD_OF_CELLS(FIRST_COUNT, FIRST_ADD) \
+    FOUR_FILTERS(20, 21, 22, 23) FOUR_FILTERS(24, 25, 26, 27) TWO_PIXELS(28, 29, 30, 31)                               \
+    START(16, 17, 28, 29, 20, 24) CHOOSE(17, 16, 8) FIRST_COUNT(0, 17) FIRST_ADD(0, 17)                                \
+    START(8, 18, 30, 31, 20, 24) CHOOSE(18, 8, 9) FIRST_COUNT(1, 18) FIRST_ADD(1, 18)                                  \
+    START(9, 19, 28, 29, 21, 25) CHOOSE(19, 9, 10) FIRST_COUNT(2, 19) FIRST_ADD(2, 19)                                 \
+    START(10, 17, 30, 31, 21, 25) CHOOSE(17, 10, 11) FIRST_COUNT(3, 17) FIRST_ADD(3, 17)                               \
+    START(11, 18, 28, 29, 22, 26) CHOOSE(18, 11, 12) FIRST_COUNT(4, 18) FIRST_ADD(4, 18)                               \
+    START(12, 19, 30, 31, 22, 26) CHOOSE(19, 12, 13) FIRST_COUNT(5, 19) FIRST_ADD(5, 19)                               \
+    START(13, 17, 28, 29, 23, 27) CHOOSE(17, 13, 14) FIRST_COUNT(6, 17) FIRST_ADD(6, 17)                               \
+    START(14, 18, 30, 31, 23, 27) CHOOSE(18, 14, 15) FIRST_COUNT(7, 18) FIRST_ADD(7, 18)                               \
+    FOUR_FILTERS(20, 21, 22, 23) FOUR_FILTERS(24, 25, 26, 27) TWO_PIXELS(28, 29, 30, 31)                               \
+    START(15, 19, 30, 31, 23, 27) CHOOSE(19, 15, 14) COUNT(19) SUBTRACT(7, 19)                                         \
+    START(14, 17, 28, 29, 23, 27) CHOOSE(17, 14, 13) COUNT(17) SUBTRACT(6, 17)                                         \
+    START(13, 18, 30, 31, 22, 26) CHOOSE(18, 13, 12) COUNT(18) SUBTRACT(5, 18)                                         \
+    START(12, 19, 28, 29, 22, 26) CHOOSE(19, 12, 11) COUNT(19) SUBTRACT(4, 19)                                         \
+    START(11, 17, 30, 31, 21, 25) CHOOSE(17, 11, 10) COUNT(17) SUBTRACT(3, 17)                                         \
+    START(10, 18, 28, 29, 21, 25) CHOOSE(18, 10, 9) COUNT(18) SUBTRACT(2, 18)                                          \
+    START(9, 19, 30, 31, 20, 24) CHOOSE(19, 9, 8) COUNT(19) SUBTRACT(1, 19)                                            \
+    START(8, 17, 28, 29, 20, 24) CHOOSE(17, 8, 16) COUNT(17) SUBTRACT(0, 17)
+
+#define RUN_QUADS_OF_CELLS()                                                                                           \
+    __asm__ volatile(                                                                                                  \
+        LOAD_BOTH(22, 23, last_filters, "0") LOAD_BOTH(24, 25, last_filters, "32")                                     \
+        LOAD_BOTH(28, 29, last_pixels, "0")                                                                            \
+        XOR(8, 28, 22) XOR(9, 29, 22) XOR(10, 28, 23) XOR(11, 29, 23)                                                  \
+        XOR(12, 28, 24) XOR(13, 29, 24) XOR(14, 28, 25) XOR(15, 29, 25)                                                \
+        QUAD_OF_CELLS(COUNT_TO, ALREADY_ADDED)                                                                         \
+        "subs %[quads], %[quads], #1\n"                                                                                \
+        "b.eq 2f\n"                                                                                                    \
+        "1:\n"                                                                                                         \
+        QUAD_OF_CELLS(COUNT_IN_PLACE, ADD)                                                                             \
+        "subs %[quads], %[quads], #1\n"                                                                                \
+        "b.ne 1b\n"                                                                                                    \
+        "2:\n"                                                                                                         \
+        OPERANDS)
 
 /* The pixels of some quads and of what comes before and after them, each word twice. Loads go one quad too far. */
 struct pixels {
@@ -107,30 +151,59 @@ struct cells {
     uint8x16_t last[CELLS];
 };
 
-BD_INLINE void lay_out_word(const uint64_t *tile, uint8x16_t flip, uint8x16_t *out, size_t step) {
+BD_INLINE void lay_out_word(const uint64_t *tile, uint8x16_t *out) {
+    uint64x2x4_t word = vld4q_dup_u64(tile);
+    BD_UNROLL
     for (size_t m = 0; m < MR; m++)
-        out[m * step] = veorq_u8(vreinterpretq_u8_u64(vld1q_dup_u64(tile + m)), flip);
+        out[m] = vreinterpretq_u8_u64(word.val[m]);
+}
+
+/* By hand, since compilers use no post-increment here and add an instruction for each address. */
+BD_INLINE void lay_out_quads(const uint64_t *tile, size_t quads, uint8x16_t *pixels) {
+    if (quads > 0)
+        __asm__ volatile("1:\n"
+                         "ld4r {v0.2d, v1.2d, v2.2d, v3.2d}, [%[tile]], #32\n"
+                         "ld4r {v4.2d, v5.2d, v6.2d, v7.2d}, [%[tile]], #32\n"
+                         "ld4r {v16.2d, v17.2d, v18.2d, v19.2d}, [%[tile]], #32\n"
+                         "ld4r {v20.2d, v21.2d, v22.2d, v23.2d}, [%[tile]], #32\n"
+                         "mvn v4.16b, v4.16b\n"
+                         "mvn v5.16b, v5.16b\n"
+                         "mvn v6.16b, v6.16b\n"
+                         "mvn v7.16b, v7.16b\n"
+                         "subs %[quads], %[quads], #1\n"
+                         "stp q0, q4, [%[pixels]]\n"
+                         "stp q1, q5, [%[pixels], #32]\n"
+                         "stp q2, q6, [%[pixels], #64]\n"
+                         "stp q3, q7, [%[pixels], #96]\n"
+                         "stp q16, q20, [%[pixels], #128]\n"
+                         "stp q17, q21, [%[pixels], #160]\n"
+                         "stp q18, q22, [%[pixels], #192]\n"
+                         "stp q19, q23, [%[pixels], #224]\n"
+                         "add %[pixels], %[pixels], #256\n"
+                         "b.ne 1b\n"
+                         : [tile] "+r"(tile), [quads] "+r"(quads), [pixels] "+r"(pixels)
+                         :
+                         : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21",
+                           "v22", "v23", "cc", "memory");
 }
 
 BD_INLINE void lay_out(const uint64_t *last, const uint64_t *tile, size_t quads, size_t rest, struct pixels *pixels) {
-    const uint8x16_t none = vdupq_n_u8(0), all = vdupq_n_u8(255);
-    lay_out_word(last, none, pixels->last, 1);
-    for (size_t i = 0; i < quads; i++, tile += (size_t)4 * MR)
-        for (size_t k = 0; k < 4; k++)
-            lay_out_word(tile + k * MR, k == 1 ? all : none, &pixels->quads[i][k / 2][0][k % 2], 2);
+    lay_out_word(last, pixels->last);
+    lay_out_quads(tile, quads, pixels->quads[0][0][0]);
+    tile += 4 * quads * MR;
     for (size_t k = 0; k < rest; k++, tile += MR)
-        lay_out_word(tile, none, pixels->rest[k], 1);
+        lay_out_word(tile, pixels->rest[k]);
 }
 
-BD_INLINE void run_quads(int both, size_t quads, const uint64_t *last_filters, const uint64_t *filters,
+BD_INLINE void run_quads(int wide, size_t quads, const uint64_t *last_filters, const uint64_t *filters,
                          const uint8x16_t *last_pixels, const uint8x16_t *pixels, struct cells *cells) {
     register int8x16_t sum0 __asm__("v0"), sum1 __asm__("v1"), sum2 __asm__("v2"), sum3 __asm__("v3");
     register int8x16_t sum4 __asm__("v4"), sum5 __asm__("v5"), sum6 __asm__("v6"), sum7 __asm__("v7");
     register uint8x16_t last0 __asm__("v8"), last1 __asm__("v9"), last2 __asm__("v10"), last3 __asm__("v11");
     register uint8x16_t last4 __asm__("v12"), last5 __asm__("v13"), last6 __asm__("v14"), last7 __asm__("v15");
-    size_t step = 4 * NR * sizeof *filters;
-    if (both)
-        RUN_QUADS(LOAD_BOTH);
+    size_t step = wide ? NR * sizeof *filters : 4 * NR * sizeof *filters;
+    if (wide)
+        RUN_QUADS_OF_CELLS();
     else
         RUN_QUADS(LOAD_EACH);
     *cells = (struct cells){{sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7},
@@ -180,15 +253,18 @@ BD_INLINE int16x8_t ones_doubled(const struct cells *cells, size_t m) {
 }
 
 BD_INLINE int16x8_t ones_widened(const struct cells *cells, size_t m, int ends) {
-    int16x8_t ones[4];
+    int16x8_t sums[4];
+    int8x16_t ones[4];
     BD_UNROLL
     for (size_t n = 0; n < 4; n++) {
-        int16x8_t sum = vpaddlq_s8(cells->sums[m + 2 * n]);
-        ones[n] = vaddq_s16(sum, sum);
-        if (ends)
-            ones[n] = vpadalq_s8(ones[n], vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])));
+        sums[n] = vpaddlq_s8(cells->sums[m + 2 * n]);
+        ones[n] = vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n]));
     }
-    return add_pairs(ones[0], ones[1], ones[2], ones[3]);
+    int16x8_t sum = add_pairs(sums[0], sums[1], sums[2], sums[3]);
+    sum = vaddq_s16(sum, sum);
+    if (!ends)
+        return sum;
+    return vpadalq_s8(sum, vpaddq_s8(vpaddq_s8(ones[0], ones[1]), vpaddq_s8(ones[2], ones[3])));
 }
 
 BD_INLINE void subtract_twice(int16x8_t ones, int32x4_t low, int32x4_t high, int32_t *out) {
@@ -221,12 +297,12 @@ BD_INLINE void put_dots(struct part part, int32_t depth, const struct cells *cel
 }
 
 /* Two pixels by eight filters, whose words begin at `filters`. */
-BD_INLINE void multiply(int both, struct part part, int32_t depth, const uint64_t *last_filters,
+BD_INLINE void multiply(int wide, struct part part, int32_t depth, const uint64_t *last_filters,
                         const uint64_t *filters, const struct pixels *pixels, size_t pixel, int32_t *out,
                         size_t out_stride) {
     struct cells cells;
     if (part.quads > 0)
-        run_quads(both, part.quads, last_filters, filters, pixels->last + pixel, pixels->quads[0][0][pixel], &cells);
+        run_quads(wide, part.quads, last_filters, filters, pixels->last + pixel, pixels->quads[0][0][pixel], &cells);
     else
         start(last_filters, pixels->last + pixel, &cells);
     for (size_t k = 0; k < part.rest; k++)
@@ -235,7 +311,7 @@ BD_INLINE void multiply(int both, struct part part, int32_t depth, const uint64_
 }
 
 /* Words = a first one, quads, and up to two more; or quads alone, before which o is 0. */
-BD_INLINE void bgemm_edge(int both, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *filters,
+BD_INLINE void bgemm_edge(int wide, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *filters,
                           int32_t *out, size_t out_stride) {
     static const uint64_t zeros[NR] = {0};
     const uint64_t *last_word = zeros, *last_filters = zeros;
@@ -253,7 +329,7 @@ BD_INLINE void bgemm_edge(int both, size_t words, int32_t depth, const uint64_t 
         lay_out(last_word, tile, part.quads, part.rest, &pixels);
         for (size_t n = 0; n < NR; n += 8)
             for (size_t m = 0; m < MR; m += 2)
-                multiply(both, part, depth, last_filters + n, filters + n, &pixels, m, out + m * out_stride + n,
+                multiply(wide, part, depth, last_filters + n, filters + n, &pixels, m, out + m * out_stride + n,
                          out_stride);
         quads -= part.quads;
         tile += 4 * part.quads * MR, filters += 4 * part.quads * NR;
@@ -264,6 +340,11 @@ BD_INLINE void bgemm_edge(int both, size_t words, int32_t depth, const uint64_t 
 
 void bd_bgemm_edge_i32_4x16__neon(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
                                   int32_t *out, size_t out_stride) {
+    bgemm_edge(0, words, depth, tile, weights, out, out_stride);
+}
+
+void bd_bgemm_edge_i32_4x16__neon_wide(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                                       int32_t *out, size_t out_stride) {
     bgemm_edge(1, words, depth, tile, weights, out, out_stride);
 }
 
