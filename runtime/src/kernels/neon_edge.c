@@ -19,6 +19,8 @@
 
 #include "tile.h"
 
+#pragma GCC diagnostic ignored "-Woverlength-strings"
+
 /* Four words, two pairs, are a quad. The sum of a byte grows by at most 8 a pair and falls by at most 8 a quad, and may
  * grow by two more words that fill no quad. */
 enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED = 5, WORDS_IN_PAIRS = 9 };

@@ -1,0 +1,240 @@
+"""What a binary layer costs on ARM, counted and modelled: instructions executed under an emulator, cycles by llvm-mca.
+
+    python examples/results/arm_kernels.py
+
+Needs zig (the extra `cross`), cc, qemu-aarch64, qemu-arm, aarch64-linux-gnu-objdump and llvm-mca. An emulator counts instructions and
+says nothing of time; no time stands here. The table goes to arm_kernels.md beside this file.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx import TensorProto, helper, numpy_helper
+
+from bindeploy import bits
+from bindeploy.convert import dialect
+from bindeploy.emit.plan import write_plan
+from bindeploy.files import resource
+
+RUNTIME = resource("runtime")
+LAYERS = {(56, 64): 0.0435, (28, 128): 0.0311, (14, 256): 0.0313, (7, 512): 0.0350}
+"""Size and channels of a 3x3 layer, and what daBNN executes for each multiplication there."""
+ZIG = [sys.executable, "-m", "ziglang"]
+TARGETS = {
+    "qemu-aarch64": (["-target", "aarch64-linux-musl"], ("scalar", "neon", "neon_wide")),
+    "qemu-arm": (["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon"], ("scalar", "neon")),
+}
+CORES = {
+    "A53": "cortex-a53",
+    "A55": "cortex-a55",
+    "A72": "cortex-a57",
+    "A76": "neoverse-n1",
+}
+"""Cores and the scheduling model that llvm-mca has of each, or of its nearest relative."""
+KERNELS = ("bd_bgemm_edge_i32_4x16__neon", "bd_bgemm_edge_i32_4x16__neon_wide")
+ITERATIONS = 300
+
+
+def output_of(*command: str | Path, text: str | None = None) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def tool(*names: str) -> str:
+    found = next((name for name in names if shutil.which(name)), None)
+    return found or sys.exit(f"{names[0]} is not installed")
+
+
+def compile_bench(flags: list[str], folder: Path) -> Path:
+    sources = [*RUNTIME.glob("src/*.c"), *RUNTIME.glob("src/ops/*.c")]
+    sources += [*RUNTIME.glob("src/kernels/*.c"), RUNTIME / "bench/bd_bench.c"]
+    options = [
+        "-O3",
+        "-std=c11",
+        "-ffp-contract=off",
+        "-static",
+        f"-I{RUNTIME / 'include'}",
+        "-lm",
+        "-pthread",
+    ]
+    subprocess.run(
+        [*ZIG, "cc", *flags, *sorted(sources), *options, "-o", folder / "bd_bench"], check=True
+    )
+    return folder / "bd_bench"
+
+
+def network(size: int, channels: int, count: int) -> ir.Model:
+    """`count` layers of 3x3, each from bits to bits."""
+    random = np.random.default_rng(0)
+    window = {
+        "group": 1,
+        "pads": [1, 1, 1, 1],
+        "dilations": [1, 1],
+        "strides": [1, 1],
+        "pad_value": 1.0,
+    }
+    nodes, constants = [], {}
+    for i in range(count):
+        weights = random.choice(np.array([-1, 1], np.float32), (channels, 3, 3, channels))
+        constants[f"bits{i}"] = bits.pack(weights)
+        constants[f"threshold{i}"] = random.integers(-9, 10, channels, np.int32)
+        constants[f"direction{i}"] = random.choice(np.array([-1, 1], np.int8), channels)
+        inputs = [f"x{i}", f"bits{i}", f"threshold{i}", f"direction{i}"]
+        node = helper.make_node(
+            "BinaryConv2dThreshold", inputs, [f"x{i + 1}"], f"layer{i}", domain="bindeploy"
+        )
+        node.attribute.extend(
+            helper.make_attribute(*pair) for pair in ({"channels": channels} | window).items()
+        )
+        nodes.append(node)
+    ends = [
+        helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, channels, size, size])
+        for i in (0, count)
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], tensors)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("bindeploy", 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    dialect.attach_functions(model)
+    return model
+
+
+def instructions(command: list[str | Path], plugin: Path, folder: Path, runs: int) -> int:
+    emulator, *program = command
+    subprocess.run(
+        [
+            emulator,
+            "-plugin",
+            plugin,
+            "-d",
+            "plugin",
+            "-D",
+            folder / "counts",
+            *program,
+            "--runs",
+            str(runs),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    *_, total = (folder / "counts").read_text().splitlines()
+    return int(total.split()[0])
+
+
+def per_multiplication(
+    emulator: str, bench: Path, isa: str, size: int, channels: int, plugin: Path
+) -> float:
+    """One of two layers in one of three runs, by subtraction: bd_bench takes each run twice, whole and node by node."""
+    counts = {}
+    for layers in (1, 2):
+        plan = bench.parent / "model.bd"
+        write_plan(network(size, channels, layers), plan)
+        command = [emulator, bench, plan, "--isa", isa, "--warmup", "0"]
+        few, more = (instructions(command, plugin, bench.parent, runs) for runs in (1, 2))
+        counts[layers] = (more - few) / 2
+    return (counts[2] - counts[1]) / (size * size * channels * channels * 9)
+
+
+def loops(disassembly: str) -> list[list[str]]:
+    """The bodies of a function's innermost loops, without the branch."""
+    lines = [re.match(r"\s*([0-9a-f]+):\s+(\S.*)", line) for line in disassembly.splitlines()]
+    code = [(int(line[1], 16), line[2].split("//")[0].strip()) for line in lines if line]
+    found: list[list[str]] = []
+    for i, (address, text) in enumerate(code):
+        branch = re.match(r"b\.\w+\s+([0-9a-f]+)", text)
+        if branch and int(branch[1], 16) <= address:
+            body = [word for at, word in code[:i] if at >= int(branch[1], 16)]
+            if not any(word.startswith(("b.", "b\t", "cbz", "cbnz")) for word in body):
+                found.append(body)
+    return found
+
+
+def inner_loop(bench: Path, kernel: str) -> list[str]:
+    command = [
+        tool("aarch64-linux-gnu-objdump"),
+        "--no-show-raw-insn",
+        f"--disassemble={kernel}",
+        bench,
+    ]
+    return max(
+        (body for body in loops(output_of(*command)) if any("bsl" in word for word in body)),
+        key=len,
+    )
+
+
+def cycles(body: list[str], core: str) -> float:
+    """Of one exclusive or and population count of 128 bits."""
+    mca = tool("llvm-mca-19", "llvm-mca")
+    said = output_of(
+        mca, "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}", text="\n".join(body)
+    )
+    total = re.search(r"Total Cycles:\s+(\d+)", said)
+    assert total is not None
+    return int(total[1]) / ITERATIONS / sum(word.startswith("eor") for word in body)
+
+
+def version(*command: str) -> str:
+    said = output_of(*command).splitlines()
+    return next(line.strip() for line in said if re.search(r"\d+\.\d+", line))
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def page(folder: Path) -> str:
+    plugin = folder / "libcount.so"
+    source = RUNTIME / "test/count_instructions.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    names = [f"{size}x{size}x{channels}" for size, channels in LAYERS]
+    rows = [["daBNN", "", *(f"{count:.4f}" for count in LAYERS.values())]]
+    cores: list[list[str]] = []
+    for emulator, (flags, isas) in TARGETS.items():
+        place = folder / emulator
+        place.mkdir()
+        bench = compile_bench(flags, place)
+        for isa in isas:
+            counted = (per_multiplication(emulator, bench, isa, *layer, plugin) for layer in LAYERS)
+            rows.append(
+                [emulator.removeprefix("qemu-"), isa, *(f"{count:.4f}" for count in counted)]
+            )
+        for kernel in KERNELS if emulator == "qemu-aarch64" else ():
+            body = inner_loop(bench, kernel)
+            pairs = sum(word.startswith("eor") for word in body)
+            modelled = (f"{cycles(body, core):.2f}" for core in CORES.values())
+            cores.append([f"`{kernel}`", f"{len(body) / pairs:.2f}", *modelled])
+    versions = [version("qemu-aarch64", "--version"), "zig " + version(*ZIG, "version")]
+    versions.append(version(tool("llvm-mca-19", "llvm-mca"), "--version"))
+    return f"""# Binary layers on ARM
+
+`python examples/results/arm_kernels.py` writes this page; nothing in it is a time. Tools: {"; ".join(versions)}.
+
+Instructions executed for each binary multiplication and addition of a 3x3 layer, from packed bits to packed bits, everything that
+`bd_run` does for it (packing of windows, kernel, thresholds). Exclusive or, count and add of 128 bits are 0.0234; in the form of edges,
+five instructions for two, 0.0195.
+
+{table(["", "rows of", *names], rows)}
+
+Cycles that llvm-mca expects for each exclusive or and count of 128 bits in the inner loop, cut from the program counted above;
+{", ".join(f"{name} as `{core}`" for name, core in CORES.items())}.
+
+{table(["loop", "instructions", *CORES], cores)}
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        text = page(Path(folder))
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
