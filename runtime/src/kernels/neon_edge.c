@@ -38,45 +38,42 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
 #define SUBTRACT(sum, count) "sub v" #sum ".16b, v" #sum ".16b, v" #count ".16b\n"
 
 #define LOAD_BOTH(a, b, base, offset) "ldp q" #a ", q" #b ", [%[" #base "], #" offset "]\n"
-#define LOAD_EACH(a, b, base, offset)                                                                                  \
-    "ldr q" #a ", [%[" #base "], #" offset "]\n"                                                                       \
-    "ldr q" #b ", [%[" #base "], #" offset "+16]\n"
-#define FILTERS(LOAD, a, b, word, column) LOAD(a, b, filters, FILTER_BYTES "*" #word "+" #column)
-#define PIXELS(LOAD, a, b, pair, pixel) LOAD(a, b, pixels, PIXEL_BYTES "*" #pair "+32*" #pixel)
+#define LOAD(a, base, offset) "ldr q" #a ", [%[" #base "], #" offset "]\n"
+#define FILTER(a, word, byte) LOAD(a, filters, FILTER_BYTES "*" #word "+" #byte)
+#define PIXEL(a, pair, byte) LOAD(a, pixels, PIXEL_BYTES "*" #pair "+" #byte)
 
 /* To the next quad; after the last one the filters stay where they are, since nothing beyond them may be read. */
-#define ADVANCE                                                                                                        \
-    "subs %[quads], %[quads], #1\n"                                                                                    \
-    "csel %[step], %[step], xzr, ne\n"                                                                                 \
-    "add %[pixels], %[pixels], #2*" PIXEL_BYTES "\n"                                                                   \
-    "add %[filters], %[filters], %[step]\n"
+#define COUNT_QUAD "subs %[quads], %[quads], #1\n"
+#define CHOOSE_STEP "csel %[step], %[step], xzr, ne\n"
+#define ADVANCE_PIXELS "add %[pixels], %[pixels], #2*" PIXEL_BYTES "\n"
+#define ADVANCE_FILTERS "add %[filters], %[filters], %[step]\n"
 
 /* Sums are v0-v7, last ones v8-v15 where a quad begins, two of v8-v17 free; o1, then c and its count v18-v21; filters
  * v22-v27; pixels v28-v31. What is LATE belongs to the quad before. */
-#define QUAD(LOAD, LATE, FIRST_COUNT, FIRST_ADD) \
-    START(16, 18, 28, 29, 22, 24) LATE(CHOOSE(21, 9, 17)) FILTERS(LOAD, 26, 27, 0, 32) LATE(COUNT(20)) LATE(SUBTRACT(3, 19)) \
-    START(17, 19, 30, 31, 22, 24) CHOOSE(18, 16, 8) FILTERS(LOAD, 22, 24, 1, 32) LATE(COUNT(21)) LATE(SUBTRACT(0, 20)) \
-    START(8, 20, 28, 29, 23, 25) CHOOSE(19, 17, 9) FIRST_COUNT(0, 18) LATE(SUBTRACT(1, 21))                           \
-    START(9, 21, 30, 31, 23, 25) CHOOSE(20, 8, 10) FIRST_COUNT(1, 19) FIRST_ADD(0, 18)                                \
-    START(10, 18, 28, 29, 26, 22) CHOOSE(21, 9, 11) FILTERS(LOAD, 23, 25, 2, 32) FIRST_COUNT(2, 20) FIRST_ADD(1, 19)  \
-    START(11, 19, 30, 31, 26, 22) CHOOSE(18, 10, 12) FILTERS(LOAD, 22, 26, 3, 32) FIRST_COUNT(3, 21) FIRST_ADD(2, 20) \
-    START(12, 20, 28, 29, 27, 24) CHOOSE(19, 11, 13) PIXELS(LOAD, 28, 29, 1, 0) FIRST_COUNT(4, 18) FIRST_ADD(3, 21) \
-    START(13, 21, 30, 31, 27, 24) CHOOSE(20, 12, 14) PIXELS(LOAD, 30, 31, 1, 1) FIRST_COUNT(5, 19) FIRST_ADD(4, 18) \
-    START(14, 18, 28, 29, 25, 26) CHOOSE(21, 13, 15) FILTERS(LOAD, 27, 24, 2, 0) FIRST_COUNT(6, 20) FIRST_ADD(5, 19)  \
-    START(15, 19, 30, 31, 25, 26) CHOOSE(18, 14, 12) FILTERS(LOAD, 26, 25, 3, 0) FIRST_COUNT(7, 21) FIRST_ADD(6, 20)  \
-    START(12, 20, 28, 29, 23, 22) CHOOSE(19, 15, 13) COUNT(18) FIRST_ADD(7, 21)                                       \
-    START(13, 21, 30, 31, 23, 22) CHOOSE(20, 12, 10) ADVANCE COUNT(19) SUBTRACT(6, 18)                                \
-    START(10, 18, 28, 29, 24, 25) CHOOSE(21, 13, 11) FILTERS(LOAD, 22, 23, 0, 0) COUNT(20) SUBTRACT(7, 19)            \
-    START(11, 19, 30, 31, 24, 25) CHOOSE(18, 10, 8) FILTERS(LOAD, 24, 25, 1, 0) COUNT(21) SUBTRACT(4, 20)             \
-    START(8, 20, 28, 29, 27, 26) CHOOSE(19, 11, 9) PIXELS(LOAD, 28, 29, 0, 0) COUNT(18) SUBTRACT(5, 21)                  \
-    START(9, 21, 30, 31, 27, 26) CHOOSE(20, 8, 16) PIXELS(LOAD, 30, 31, 0, 1) COUNT(19) SUBTRACT(2, 18)                
+#define QUAD(LATE, FIRST_COUNT, FIRST_ADD)                                                                             \
+    START(16, 18, 28, 29, 22, 24) LATE(CHOOSE(21, 9, 17)) FILTER(26, 0, 32) LATE(COUNT(20)) FILTER(27, 0, 48) LATE(SUBTRACT(3, 19)) \
+    START(17, 19, 30, 31, 22, 24) CHOOSE(18, 16, 8) FILTER(22, 1, 32) LATE(COUNT(21)) FILTER(24, 1, 48) LATE(SUBTRACT(0, 20)) \
+    START(8, 20, 28, 29, 23, 25) CHOOSE(19, 17, 9) FIRST_COUNT(0, 18) LATE(SUBTRACT(1, 21))                            \
+    START(9, 21, 30, 31, 23, 25) CHOOSE(20, 8, 10) FIRST_COUNT(1, 19) FIRST_ADD(0, 18)                                 \
+    START(10, 18, 28, 29, 26, 22) CHOOSE(21, 9, 11) FILTER(23, 2, 32) FIRST_COUNT(2, 20) FILTER(25, 2, 48) FIRST_ADD(1, 19) \
+    START(11, 19, 30, 31, 26, 22) CHOOSE(18, 10, 12) FILTER(22, 3, 32) FIRST_COUNT(3, 21) FILTER(26, 3, 48) FIRST_ADD(2, 20) \
+    START(12, 20, 28, 29, 27, 24) CHOOSE(19, 11, 13) PIXEL(28, 1, 0) FIRST_COUNT(4, 18) PIXEL(29, 1, 16) FIRST_ADD(3, 21) \
+    START(13, 21, 30, 31, 27, 24) CHOOSE(20, 12, 14) PIXEL(30, 1, 32) FIRST_COUNT(5, 19) PIXEL(31, 1, 48) FIRST_ADD(4, 18) \
+    START(14, 18, 28, 29, 25, 26) CHOOSE(21, 13, 15) FILTER(27, 2, 0) FIRST_COUNT(6, 20) FILTER(24, 2, 16) FIRST_ADD(5, 19) \
+    START(15, 19, 30, 31, 25, 26) CHOOSE(18, 14, 12) FILTER(26, 3, 0) FIRST_COUNT(7, 21) FILTER(25, 3, 16) FIRST_ADD(6, 20) \
+    START(12, 20, 28, 29, 23, 22) CHOOSE(19, 15, 13) COUNT_QUAD COUNT(18) CHOOSE_STEP FIRST_ADD(7, 21)                 \
+    START(13, 21, 30, 31, 23, 22) CHOOSE(20, 12, 10) ADVANCE_FILTERS COUNT(19) ADVANCE_PIXELS SUBTRACT(6, 18)          \
+    START(10, 18, 28, 29, 24, 25) CHOOSE(21, 13, 11) FILTER(22, 0, 0) COUNT(20) FILTER(23, 0, 16) SUBTRACT(7, 19)      \
+    START(11, 19, 30, 31, 24, 25) CHOOSE(18, 10, 8) FILTER(24, 1, 0) COUNT(21) FILTER(25, 1, 16) SUBTRACT(4, 20)       \
+    START(8, 20, 28, 29, 27, 26) CHOOSE(19, 11, 9) PIXEL(28, 0, 0) COUNT(18) PIXEL(29, 0, 16) SUBTRACT(5, 21)          \
+    START(9, 21, 30, 31, 27, 26) CHOOSE(20, 8, 16) PIXEL(30, 0, 32) COUNT(19) PIXEL(31, 0, 48) SUBTRACT(2, 18)                
 
 #define NOTHING(text)
 #define THE_TEXT(text) text
 #define COUNT_IN_PLACE(sum, c) COUNT(c)
 #define ALREADY_ADDED(sum, count)
 
-#define OPERANDS \
+#define OPERANDS                                                                                                       \
         : "=w"(sum0), "=w"(sum1), "=w"(sum2), "=w"(sum3), "=w"(sum4), "=w"(sum5), "=w"(sum6), "=w"(sum7),              \
           "=w"(last0), "=w"(last1), "=w"(last2), "=w"(last3), "=w"(last4), "=w"(last5), "=w"(last6), "=w"(last7),      \
           [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads), [step] "+r"(step)                       \
@@ -85,16 +82,16 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
           "v31", "cc", "memory"
 
 /* The sums of `quads` quads; `start` and the filters before the first quad give the first last ones. */
-#define RUN_QUADS(LOAD)                                                                                                \
+#define RUN_QUADS()                                                                                                    \
     __asm__ volatile(                                                                                                  \
-        LOAD(22, 23, last_filters, "0") LOAD(24, 25, last_filters, "32") LOAD(28, 29, last_pixels, "0")                \
+        LOAD_BOTH(22, 23, last_filters, "0") LOAD_BOTH(24, 25, last_filters, "32") LOAD_BOTH(28, 29, last_pixels, "0") \
         XOR(8, 28, 22) XOR(9, 29, 22) XOR(10, 28, 23) XOR(11, 29, 23)                                                  \
         XOR(12, 28, 24) XOR(13, 29, 24) XOR(14, 28, 25) XOR(15, 29, 25)                                                \
-        FILTERS(LOAD, 22, 23, 0, 0) FILTERS(LOAD, 24, 25, 1, 0) PIXELS(LOAD, 28, 29, 0, 0) PIXELS(LOAD, 30, 31, 0, 1)  \
-        QUAD(LOAD, NOTHING, COUNT_TO, ALREADY_ADDED)                                                                   \
+        LOAD_BOTH(22, 23, filters, "0") LOAD_BOTH(24, 25, filters, FILTER_BYTES) LOAD_BOTH(28, 29, pixels, "0") LOAD_BOTH(30, 31, pixels, "32") \
+        QUAD(NOTHING, COUNT_TO, ALREADY_ADDED)                                                                         \
         "b.eq 2f\n"                                                                                                    \
         "1:\n"                                                                                                         \
-        QUAD(LOAD, THE_TEXT, COUNT_IN_PLACE, ADD)                                                                      \
+        QUAD(THE_TEXT, COUNT_IN_PLACE, ADD)                                                                            \
         "b.ne 1b\n"                                                                                                    \
         "2:\n"                                                                                                         \
         CHOOSE(21, 9, 17) COUNT(20) SUBTRACT(3, 19) COUNT(21) SUBTRACT(0, 20) SUBTRACT(1, 21)                          \
@@ -106,7 +103,7 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
 #define TWO_PIXELS(a, b, c, d) LOAD_FOUR(a, b, c, d, pixels)
 #define LOAD_FOUR(a, b, c, d, from)                                                                                    \
     "ld1 {v" #a ".2d, v" #b ".2d, v" #c ".2d, v" #d ".2d}, [%[" #from "]], %[step]\n"
-#define QUAD_OF_CELLS(FIRST_COUNT, FIRST_ADD) \
+#define QUAD_OF_CELLS(FIRST_COUNT, FIRST_ADD)                                                                          \
     FOUR_FILTERS(20, 21, 22, 23) FOUR_FILTERS(24, 25, 26, 27) TWO_PIXELS(28, 29, 30, 31)                               \
     START(16, 17, 28, 29, 20, 24) CHOOSE(17, 16, 8) FIRST_COUNT(0, 17) FIRST_ADD(0, 17)                                \
     START(8, 18, 30, 31, 20, 24) CHOOSE(18, 8, 9) FIRST_COUNT(1, 18) FIRST_ADD(1, 18)                                  \
@@ -207,7 +204,7 @@ BD_INLINE void run_quads(int wide, size_t quads, const uint64_t *last_filters, c
     if (wide)
         RUN_QUADS_OF_CELLS();
     else
-        RUN_QUADS(LOAD_EACH);
+        RUN_QUADS();
     *cells = (struct cells){{sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7},
                             {last0, last1, last2, last3, last4, last5, last6, last7}};
 }
