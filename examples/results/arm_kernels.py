@@ -1,9 +1,10 @@
-"""What a binary layer costs on ARM, counted and modelled: instructions executed under an emulator, cycles by llvm-mca.
+"""What a binary layer costs on ARM: instructions under an emulator, cycles by llvm-mca.
 
     python examples/results/arm_kernels.py
 
-Needs zig (the extra `cross`), cc, qemu-aarch64, qemu-arm, aarch64-linux-gnu-objdump and llvm-mca. An emulator counts instructions and
-says nothing of time; no time stands here. The table goes to arm_kernels.md beside this file.
+Needs zig (the extra `cross`), cc, aarch64-linux-gnu-gcc, qemu-aarch64, qemu-arm and llvm-mca. An
+emulator counts instructions and says nothing of time; no time stands here. The tables go to
+arm_kernels.md beside this file.
 """
 
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,14 @@ RUNTIME = resource("runtime")
 LAYERS = {(56, 64): 0.0435, (28, 128): 0.0311, (14, 256): 0.0313, (7, 512): 0.0350}
 """Size and channels of a 3x3 layer, and what daBNN executes for each multiplication there."""
 ZIG = [sys.executable, "-m", "ziglang"]
-TARGETS = {
-    "qemu-aarch64": (["-target", "aarch64-linux-musl"], ("scalar", "neon", "neon_wide")),
-    "qemu-arm": (["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon"], ("scalar", "neon")),
+ARMV7 = ["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon"]
+ROWS = ("neon", "neon_wide")
+BUILDS = {
+    "aarch64, gcc": ("qemu-aarch64", ["aarch64-linux-gnu-gcc"], ROWS),
+    "aarch64, zig": ("qemu-aarch64", [*ZIG, "cc", "-target", "aarch64-linux-musl"], ROWS),
+    "armv7, zig": ("qemu-arm", [*ZIG, "cc", *ARMV7], ROWS[:1]),
 }
+"""Emulator, compiler and rows of the table of kernels."""
 CORES = {
     "A53": "cortex-a53",
     "A55": "cortex-a55",
@@ -39,6 +45,22 @@ CORES = {
 """Cores and the scheduling model that llvm-mca has of each, or of its nearest relative."""
 KERNELS = ("bd_bgemm_edge_i32_4x16__neon", "bd_bgemm_edge_i32_4x16__neon_wide")
 ITERATIONS = 300
+MCA = ("llvm-mca-19", "llvm-mca")
+PAGE = """# Binary layers on ARM
+
+`python examples/results/arm_kernels.py` writes this page; nothing in it is a time. Tools: {tools}.
+
+Instructions executed for each binary multiplication and addition of a 3x3 layer, from packed bits
+to packed bits, everything that `bd_run` does for it: windows packed, kernel, thresholds. Exclusive
+or, count and addition of 128 bits are 0.0234; as edges, five instructions for two, 0.0195.
+
+{counts}
+
+Cycles that llvm-mca expects for each exclusive or and count of 128 bits in the inner loop, cut from
+the first program counted above; {cores}. `neon` is for cores that execute in order.
+
+{cycles}
+"""
 
 
 def output_of(*command: str | Path, text: str | None = None) -> str:
@@ -51,22 +73,22 @@ def tool(*names: str) -> str:
     return found or sys.exit(f"{names[0]} is not installed")
 
 
-def compile_bench(flags: list[str], folder: Path) -> Path:
+def compile_bench(compiler: list[str], folder: Path) -> Path:
     sources = [*RUNTIME.glob("src/*.c"), *RUNTIME.glob("src/ops/*.c")]
     sources += [*RUNTIME.glob("src/kernels/*.c"), RUNTIME / "bench/bd_bench.c"]
-    options = [
-        "-O3",
-        "-std=c11",
-        "-ffp-contract=off",
-        "-static",
-        f"-I{RUNTIME / 'include'}",
+    options = ["-O3", "-std=c11", "-ffp-contract=off", "-static", f"-I{RUNTIME / 'include'}"]
+    program = folder / "bd_bench"
+    command: list[str | Path] = [
+        *compiler,
+        *options,
+        *sorted(sources),
         "-lm",
         "-pthread",
+        "-o",
+        program,
     ]
-    subprocess.run(
-        [*ZIG, "cc", *flags, *sorted(sources), *options, "-o", folder / "bd_bench"], check=True
-    )
-    return folder / "bd_bench"
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return program
 
 
 def network(size: int, channels: int, count: int) -> ir.Model:
@@ -128,14 +150,14 @@ def instructions(command: list[str | Path], plugin: Path, folder: Path, runs: in
 
 
 def per_multiplication(
-    emulator: str, bench: Path, isa: str, size: int, channels: int, plugin: Path
+    emulator: str, bench: Path, isa: str, plugin: Path, size: int, channels: int
 ) -> float:
-    """One of two layers in one of three runs, by subtraction: bd_bench takes each run twice, whole and node by node."""
+    """One of two layers in one of two runs, by subtraction; bd_bench takes each run twice."""
     counts = {}
     for layers in (1, 2):
         plan = bench.parent / "model.bd"
         write_plan(network(size, channels, layers), plan)
-        command = [emulator, bench, plan, "--isa", isa, "--warmup", "0"]
+        command: list[str | Path] = [emulator, bench, plan, "--isa", isa, "--warmup", "0"]
         few, more = (instructions(command, plugin, bench.parent, runs) for runs in (1, 2))
         counts[layers] = (more - few) / 2
     return (counts[2] - counts[1]) / (size * size * channels * channels * 9)
@@ -156,7 +178,7 @@ def loops(disassembly: str) -> list[list[str]]:
 
 
 def inner_loop(bench: Path, kernel: str) -> list[str]:
-    command = [
+    command: list[str | Path] = [
         tool("aarch64-linux-gnu-objdump"),
         "--no-show-raw-insn",
         f"--disassemble={kernel}",
@@ -168,15 +190,20 @@ def inner_loop(bench: Path, kernel: str) -> list[str]:
     )
 
 
+def pairs(body: list[str]) -> int:
+    """Registers of 128 bits that are compared."""
+    return sum(word.startswith("eor") for word in body)
+
+
 def cycles(body: list[str], core: str) -> float:
     """Of one exclusive or and population count of 128 bits."""
-    mca = tool("llvm-mca-19", "llvm-mca")
+    mca = tool(*MCA)
     said = output_of(
         mca, "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}", text="\n".join(body)
     )
     total = re.search(r"Total Cycles:\s+(\d+)", said)
     assert total is not None
-    return int(total[1]) / ITERATIONS / sum(word.startswith("eor") for word in body)
+    return int(total[1]) / ITERATIONS / pairs(body)
 
 
 def version(*command: str) -> str:
@@ -189,44 +216,46 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def count_layers(folder: Path, plugin: Path) -> tuple[list[list[str]], Path]:
+    """The rows of the first table, and a program for 64-bit ARM."""
+    rows, programs = [["daBNN", "", *(f"{count:.4f}" for count in LAYERS.values())]], []
+    for name, (emulator, compiler, isas) in BUILDS.items():
+        place = folder / name
+        place.mkdir()
+        programs.append(compile_bench(compiler, place))
+        for isa in isas:
+            one = partial(per_multiplication, emulator, programs[-1], isa, plugin)
+            rows.append([name, isa, *(f"{one(*layer):.4f}" for layer in LAYERS)])
+    return rows, programs[0]
+
+
+def model_loops(program: Path) -> list[list[str]]:
+    """The rows of the second table."""
+    rows = []
+    for kernel in KERNELS:
+        body = inner_loop(program, kernel)
+        modelled = (f"{cycles(body, core):.2f}" for core in CORES.values())
+        rows.append([f"`{kernel}`", f"{len(body) / pairs(body):.2f}", *modelled])
+    return rows
+
+
 def page(folder: Path) -> str:
     plugin = folder / "libcount.so"
     source = RUNTIME / "test/count_instructions.c"
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
-    names = [f"{size}x{size}x{channels}" for size, channels in LAYERS]
-    rows = [["daBNN", "", *(f"{count:.4f}" for count in LAYERS.values())]]
-    cores: list[list[str]] = []
-    for emulator, (flags, isas) in TARGETS.items():
-        place = folder / emulator
-        place.mkdir()
-        bench = compile_bench(flags, place)
-        for isa in isas:
-            counted = (per_multiplication(emulator, bench, isa, *layer, plugin) for layer in LAYERS)
-            rows.append(
-                [emulator.removeprefix("qemu-"), isa, *(f"{count:.4f}" for count in counted)]
-            )
-        for kernel in KERNELS if emulator == "qemu-aarch64" else ():
-            body = inner_loop(bench, kernel)
-            pairs = sum(word.startswith("eor") for word in body)
-            modelled = (f"{cycles(body, core):.2f}" for core in CORES.values())
-            cores.append([f"`{kernel}`", f"{len(body) / pairs:.2f}", *modelled])
-    versions = [version("qemu-aarch64", "--version"), "zig " + version(*ZIG, "version")]
-    versions.append(version(tool("llvm-mca-19", "llvm-mca"), "--version"))
-    return f"""# Binary layers on ARM
-
-`python examples/results/arm_kernels.py` writes this page; nothing in it is a time. Tools: {"; ".join(versions)}.
-
-Instructions executed for each binary multiplication and addition of a 3x3 layer, from packed bits to packed bits, everything that
-`bd_run` does for it (packing of windows, kernel, thresholds). Exclusive or, count and add of 128 bits are 0.0234; in the form of edges,
-five instructions for two, 0.0195.
-
-{table(["", "rows of", *names], rows)}
-
-Cycles that llvm-mca expects for each exclusive or and count of 128 bits in the inner loop, cut from the program counted above;
-{", ".join(f"{name} as `{core}`" for name, core in CORES.items())}.
-
-{table(["loop", "instructions", *CORES], cores)}
-"""
+    rows, program = count_layers(folder, plugin)
+    tools = [
+        version("aarch64-linux-gnu-gcc", "--version"),
+        "zig " + version(*ZIG, "version"),
+        version("qemu-aarch64", "--version"),
+        version(tool(*MCA), "--version"),
+    ]
+    return PAGE.format(
+        tools="; ".join(tools),
+        counts=table(["", "rows", *(f"{size}x{size}x{width}" for size, width in LAYERS)], rows),
+        cores=", ".join(f"{name} as `{core}`" for name, core in CORES.items()),
+        cycles=table(["loop", "instructions", *CORES], model_loops(program)),
+    )
 
 
 def main() -> None:

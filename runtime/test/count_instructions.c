@@ -73,7 +73,8 @@ static void ended(plugin_id id, void *user) {
     put("total", total);
 }
 
-__attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int count, char **words) {
+__attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int count,
+                                                               char **words) {
     (void)info;
     (void)count;
     (void)words;

@@ -22,6 +22,7 @@ from bindeploy import bits
 BENCH = str(RUNTIME / "bench/bd_bench.c")
 TARGETS = {
     "qemu-aarch64": "-target aarch64-linux-musl",
+    "qemu-aarch64 -cpu cortex-a53": "-target aarch64-linux-musl",
     "qemu-arm": "-target arm-linux-musleabihf -mcpu=generic+v7a+neon",
     "qemu-riscv64": "-target riscv64-linux-musl",
     "qemu-riscv64 -cpu rv64,zbb=true": "-target riscv64-linux-musl -mcpu=baseline_rv64+zbb",
@@ -46,7 +47,7 @@ def is_here(emulator: str) -> bool:
 
 @pytest.fixture(scope="module", params=TARGETS)
 def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list:
-    """What starts the program for another machine."""
+    """What starts the program elsewhere; a core that executes in order has rows of its own."""
     if importlib.util.find_spec("ziglang") is None or not is_here(request.param):
         pytest.skip(f"ziglang or {request.param.split()[0]} is not installed")
     program = tmp_path_factory.mktemp("emulated") / "bd_bench"

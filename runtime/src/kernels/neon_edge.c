@@ -1,16 +1,16 @@
 /* 64-bit ARM: bgemm_edge for four pixels by sixteen filters, its instructions in an order that is laid down here.
  *
- * A register holds a word of two filters, or one of a pixel twice. Two pixels by four registers of filters, eight cells,
- * are computed at a time; of two words a cell takes five instructions:
+ * A register holds a word of two filters, or one of a pixel twice. Two pixels by four registers of filters, eight
+ * cells, are computed at a time; of two words a cell takes five instructions:
  *
  *   o1 = pixel1 ^ filter1;  o2 = pixel2 ^ filter2;  c = o1 ? ~o2 : last;  sum += popcount(c);  last = o2
  *
- * No instruction complements and selects. So the second word of every other pair is complemented in the pixels, once for
- * all filters: that pair gives c, and a complemented last; the pair after it gives ~c, whose count is subtracted, and a
- * last as it should be. What a subtraction lacks is eight for each byte.
+ * No instruction complements and selects. So the second word of every other pair is complemented in the pixels, once
+ * for all filters: that pair gives c, and a complemented last; the pair after it gives ~c, whose count is subtracted,
+ * and a last as it should be. What a subtraction lacks is eight for each byte.
  *
- * A core that executes in order waits for every result it needs. So the instructions of a cell are spread over four rows,
- * among those of its neighbours, and loads stand long before their use; other cores lose nothing by it. */
+ * A core that executes in order waits for every result it needs. So the instructions of a cell are spread over four
+ * rows, among those of its neighbours, and loads stand long before their use; other cores lose nothing by it. */
 #include "declarations.h"
 
 #if defined(__aarch64__)
@@ -28,6 +28,7 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
 #define FILTER_BYTES "128" /* a word of all filters */
 #define PIXEL_BYTES "128"  /* two words of all pixels, each twice */
 
+/* clang-format off */
 #define XOR(o, pixel, filter) "eor v" #o ".16b, v" #pixel ".16b, v" #filter ".16b\n"
 #define START(o2, o1, pixel1, pixel2, filter1, filter2)                                                                \
     XOR(o2, pixel2, filter2) XOR(o1, pixel1, filter1)
@@ -139,6 +140,8 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED 
         "2:\n"                                                                                                         \
         OPERANDS)
 
+/* clang-format on */
+
 /* The pixels of some quads and of what comes before and after them, each word twice. Loads go one quad too far. */
 struct pixels {
     uint8x16_t last[MR], quads[QUADS + 1][2][MR][2], rest[2][MR];
@@ -238,7 +241,8 @@ BD_INLINE int16x8_t ones_in_pairs(const struct cells *cells, size_t m) {
     int8x16_t ones[4];
     BD_UNROLL
     for (size_t n = 0; n < 4; n++)
-        ones[n] = vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n], vdupq_n_s8(2));
+        ones[n] =
+            vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n], vdupq_n_s8(2));
     return vpaddq_s16(vpaddlq_s8(vpaddq_s8(ones[0], ones[1])), vpaddlq_s8(vpaddq_s8(ones[2], ones[3])));
 }
 
@@ -246,8 +250,8 @@ BD_INLINE int16x8_t ones_doubled(const struct cells *cells, size_t m) {
     int16x8_t ones[4];
     BD_UNROLL
     for (size_t n = 0; n < 4; n++)
-        ones[n] = vpaddlq_s8(vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n],
-                                      vdupq_n_s8(2)));
+        ones[n] = vpaddlq_s8(
+            vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n], vdupq_n_s8(2)));
     return add_pairs(ones[0], ones[1], ones[2], ones[3]);
 }
 
@@ -272,22 +276,27 @@ BD_INLINE void subtract_twice(int16x8_t ones, int32x4_t low, int32x4_t high, int
     vst1q_s32(out + 4, vsubw_high_s16(high, ones));
 }
 
+/* How the ones of a part are added up: known when the loop over its cells is compiled, whose branches they are. */
+enum sums { IN_PAIRS, DOUBLED, WIDENED };
+
 struct part {
     size_t quads, rest;
-    int begins, ends;
+    int begins, ends; /* whether it has the first words of a filter, and the last ones */
+    enum sums sums;
 };
+
+BD_INLINE int16x8_t ones_of(struct part part, const struct cells *cells, size_t m) {
+    if (part.sums == IN_PAIRS)
+        return ones_in_pairs(cells, m);
+    return part.sums == DOUBLED ? ones_doubled(cells, m) : ones_widened(cells, m, part.ends);
+}
 
 /* out -= 2 * ones; or depth - 2 * ones where the words begin. */
 BD_INLINE void put_dots(struct part part, int32_t depth, const struct cells *cells, int32_t *out, size_t out_stride) {
     int32x4_t lacking = vdupq_n_s32(256 * (int32_t)part.quads), from = vsubq_s32(vdupq_n_s32(depth), lacking);
+    BD_UNROLL
     for (size_t m = 0; m < 2; m++, out += out_stride) {
-        int16x8_t ones;
-        if (part.begins && part.ends && 4 * part.quads + part.rest < WORDS_IN_PAIRS)
-            ones = ones_in_pairs(cells, m);
-        else if (part.ends && part.quads <= QUADS_DOUBLED)
-            ones = ones_doubled(cells, m);
-        else
-            ones = ones_widened(cells, m, part.ends);
+        int16x8_t ones = ones_of(part, cells, m);
         if (part.begins)
             subtract_twice(ones, from, from, out);
         else
@@ -295,18 +304,29 @@ BD_INLINE void put_dots(struct part part, int32_t depth, const struct cells *cel
     }
 }
 
-/* Two pixels by eight filters, whose words begin at `filters`. */
-BD_INLINE void multiply(int wide, struct part part, int32_t depth, const uint64_t *last_filters,
-                        const uint64_t *filters, const struct pixels *pixels, size_t pixel, int32_t *out,
-                        size_t out_stride) {
-    struct cells cells;
-    if (part.quads > 0)
-        run_quads(wide, part.quads, last_filters, filters, pixels->last + pixel, pixels->quads[0][0][pixel], &cells);
-    else
-        start(last_filters, pixels->last + pixel, &cells);
-    for (size_t k = 0; k < part.rest; k++)
-        add_word(filters + (4 * part.quads + k) * NR, pixels->rest[k] + pixel, &cells);
-    put_dots(part, depth, &cells, out, out_stride);
+/* All cells of the part of some words, two pixels by eight filters at a time. */
+BD_INLINE void run_part(int wide, struct part part, int32_t depth, const uint64_t *last_filters,
+                        const uint64_t *filters, const struct pixels *pixels, int32_t *out, size_t out_stride) {
+    for (size_t n = 0; n < NR; n += 8, last_filters += 8, filters += 8, out += 8)
+        for (size_t m = 0; m < MR; m += 2) {
+            struct cells cells;
+            if (part.quads > 0)
+                run_quads(wide, part.quads, last_filters, filters, pixels->last + m, pixels->quads[0][0][m], &cells);
+            else
+                start(last_filters, pixels->last + m, &cells);
+            for (size_t k = 0; k < part.rest; k++)
+                add_word(filters + (4 * part.quads + k) * NR, pixels->rest[k] + m, &cells);
+            put_dots(part, depth, &cells, out + m * out_stride, out_stride);
+        }
+}
+
+BD_INLINE struct part part_of(size_t quads, size_t rest, int begins) {
+    struct part part = {.quads = quads < QUADS ? quads : QUADS, .begins = begins, .sums = WIDENED};
+    part.ends = part.quads == quads;
+    part.rest = part.ends ? rest : 0;
+    if (part.ends && part.quads <= QUADS_DOUBLED)
+        part.sums = 4 * part.quads + part.rest < WORDS_IN_PAIRS ? IN_PAIRS : DOUBLED;
+    return part;
 }
 
 /* Words = a first one, quads, and up to two more; or quads alone, before which o is 0. */
@@ -316,25 +336,32 @@ BD_INLINE void bgemm_edge(int wide, size_t words, int32_t depth, const uint64_t 
     const uint64_t *last_word = zeros, *last_filters = zeros;
     size_t quads = words / 4, rest = words % 4;
     struct pixels pixels;
+    struct part part = {.ends = 0};
     if (rest > 0) {
         last_word = tile, last_filters = filters;
         tile += MR, filters += NR, rest--;
     }
-    struct part part = {.begins = 1};
-    do {
-        part.quads = quads < QUADS ? quads : QUADS;
-        part.ends = part.quads == quads;
-        part.rest = part.ends ? rest : 0;
+    for (int begins = 1; !part.ends; begins = 0) {
+        part = part_of(quads, rest, begins);
         lay_out(last_word, tile, part.quads, part.rest, &pixels);
-        for (size_t n = 0; n < NR; n += 8)
-            for (size_t m = 0; m < MR; m += 2)
-                multiply(wide, part, depth, last_filters + n, filters + n, &pixels, m, out + m * out_stride + n,
-                         out_stride);
+#define RUN_PART(...)                                                                                                  \
+    run_part(wide, (struct part){part.quads, part.rest, __VA_ARGS__}, depth, last_filters, filters, &pixels, out,      \
+             out_stride)
+        if (part.begins && part.sums == IN_PAIRS)
+            RUN_PART(1, 1, IN_PAIRS);
+        else if (part.begins && part.sums == DOUBLED)
+            RUN_PART(1, 1, DOUBLED);
+        else if (part.begins && part.ends)
+            RUN_PART(1, 1, WIDENED);
+        else if (part.begins)
+            RUN_PART(1, 0, WIDENED);
+        else
+            RUN_PART(0, part.ends, WIDENED);
+#undef RUN_PART
         quads -= part.quads;
         tile += 4 * part.quads * MR, filters += 4 * part.quads * NR;
         last_word = tile - MR, last_filters = filters - NR;
-        part.begins = 0;
-    } while (!part.ends);
+    }
 }
 
 void bd_bgemm_edge_i32_4x16__neon(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
