@@ -23,7 +23,7 @@
 
 /* Four words, two pairs, are a quad. The sum of a byte grows by at most 8 a pair and falls by at most 8 a quad, and may
  * grow by two more words that fill no quad. */
-enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, WORDS = 4 * QUADS, QUADS_DOUBLED = 5, WORDS_IN_PAIRS = 9 };
+enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS = 9 };
 
 #define FILTER_BYTES "128" /* a word of all filters */
 #define PIXEL_BYTES "128"  /* two words of all pixels, each twice */
