@@ -19,9 +19,10 @@ OUTPUTS = {
     "threshold": "b1",
     "peak": "u64",
 }
-ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "zbb", "simd128"]
+ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "neon_wide", "zbb", "simd128"]
 FEWER = {
     "popcnt": {"bgemm", "bgemv", "peak"},
+    "neon_wide": set(),
     "zbb": {"bgemm", "bgemv", "fgemm"},
     "simd128": set(OUTPUTS) - {"peak"},
 }
