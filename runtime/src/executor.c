@@ -47,9 +47,11 @@ static void list_isas(char *list, size_t size) {
     }
 }
 
-/* Whichever row stands later in the table. */
-static const struct bd_kernel *choose_matrix_kernel(const struct bd_step *step, const char *isa) {
+/* Of a matrix, whichever row stands later in the table. */
+static const struct bd_kernel *choose_kernel(const struct bd_step *step, const char *isa) {
     const struct bd_operator *op = step->op;
+    if (bd_is_depthwise(step))
+        return op->depthwise_op == NULL ? NULL : bd_choose(op->depthwise_op, op->kernel_out, isa);
     int one_pixel = op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
     const struct bd_kernel *plain = bd_choose(one_pixel ? op->one_pixel_op : op->kernel_op, op->kernel_out, isa);
     const struct bd_kernel *edge =
@@ -65,8 +67,8 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
     }
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         struct bd_step *step = &model->steps[i];
-        if (step->op->kernel_op != NULL && !bd_is_depthwise(step))
-            step->kernel = choose_matrix_kernel(step, isa);
+        if (step->op->kernel_op != NULL)
+            step->kernel = choose_kernel(step, isa);
         if (step->op->transform_op != NULL)
             step->transform = bd_choose(step->op->transform_op, step->op->transform_out, isa);
     }

@@ -138,6 +138,7 @@ struct bd_operator {
     const char *kernel_out;
     const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
+    const char *depthwise_op; /* in place of kernel_op where each channel is a group of its own; NULL where none is */
     const char *transform_op; /* "affine", "threshold" or NULL */
     const char *transform_out;
     /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window, macs and sizes of tiles. */

@@ -49,8 +49,44 @@ typedef void bd_threshold_b1_function(size_t pixels, size_t filters, const int32
  * in registers and in as many chains as fill the pipes. Returns how many pairs of bits that were. */
 typedef uint64_t bd_peak_u64_function(size_t rounds);
 
+/* The same of floats, for any number of filters; the scale is 1 where it is NULL. */
+typedef void bd_faffine_f32_function(size_t pixels, size_t filters, const float *values, size_t values_stride,
+                                     const float *scale, const float *bias, const float *residual, float minimum,
+                                     float maximum, float *out, size_t out_stride);
+
+/* out[p * filters + n] = clamp((s < 0 ? slope[n] * s : s) + after[n]), s = values[p * filters + n] + before[n]; what is
+ * NULL is 0. Nothing is fused. */
+typedef void bd_fprelu_f32_function(size_t pixels, size_t filters, const float *values, const float *slope,
+                                    const float *before, const float *after, float minimum, float maximum, float *out);
+
+/* The taps of a window within the input, and where the next window is: distances in elements, floats or words. */
+struct bd_taps {
+    size_t channels; /* elements of a pixel */
+    size_t height, width;
+    size_t row, column; /* in the input, from a tap to the one below, and to the one beside */
+    size_t weight_row;  /* in the weights [tap][channel], from a tap to the one below */
+    size_t pixel;       /* in the input, from a window to the next one */
+};
+
+/* out[p * channels + c] = sum over taps y, x of weights[y * weight_row + x * channels + c] *
+ *                         input[p * pixel + y * row + x * column + c] */
+typedef void bd_fdepthwise_f32_function(const struct bd_taps *taps, size_t pixels, const float *input,
+                                        const float *weights, float *out);
+
+/* Their maximum, of one tap at least: the first one where it is NaN, else without those that are. */
+typedef void bd_fmax_f32_function(const struct bd_taps *taps, size_t pixels, const float *input, float *out);
+
+/* Their sum, row by row, divided. */
+typedef void bd_fmean_f32_function(const struct bd_taps *taps, size_t pixels, const float *input, float divisor,
+                                   float *out);
+
+/* out[p * 64 * channels + i] = height * width - 2 * ones that counter i counts, over taps y, x, of the bits of
+ * weights[y * weight_row + x * channels + i / 64] ^ input[p * pixel + y * row + x * column + i / 64] */
+typedef void bd_bdepthwise_i32_function(const struct bd_taps *taps, size_t pixels, const uint64_t *input,
+                                        const uint64_t *weights, int32_t *out);
+
 struct bd_kernel {
-    const char *op;  /* bgemm, bgemm_edge, bgemv, fgemm, fgemv, binarize, affine, threshold, peak */
+    const char *op;  /* bgemm, bgemm_edge, fgemm, affine, ... */
     const char *out; /* i32, f32, b1, u64 */
     const char *isa;
     const char *name;
@@ -65,6 +101,12 @@ struct bd_kernel {
         bd_affine_f32_function *affine_f32;
         bd_threshold_b1_function *threshold_b1;
         bd_peak_u64_function *peak_u64;
+        bd_faffine_f32_function *faffine_f32;
+        bd_fprelu_f32_function *fprelu_f32;
+        bd_fdepthwise_f32_function *fdepthwise_f32;
+        bd_bdepthwise_i32_function *bdepthwise_i32;
+        bd_fmax_f32_function *fmax_f32;
+        bd_fmean_f32_function *fmean_f32;
     } run;
 };
 

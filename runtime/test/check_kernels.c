@@ -80,9 +80,21 @@ int main(void) {
     static const struct {
         const char *op;
         check_function *check;
-    } checks[] = {{"bgemm", check_bgemm},   {"bgemm_edge", check_bgemm},    {"bgemv", check_bgemm},
-                  {"fgemv", check_fgemm},   {"fgemm", check_fgemm},         {"binarize", check_binarize},
-                  {"affine", check_affine}, {"threshold", check_threshold}, {"peak", check_peak}};
+    } checks[] = {{"bgemm", check_bgemm},
+                  {"bgemm_edge", check_bgemm},
+                  {"bgemv", check_bgemm},
+                  {"fgemv", check_fgemm},
+                  {"fgemm", check_fgemm},
+                  {"binarize", check_binarize},
+                  {"affine", check_affine},
+                  {"threshold", check_threshold},
+                  {"peak", check_peak},
+                  {"faffine", check_lines},
+                  {"fprelu", check_lines},
+                  {"fdepthwise", check_windows},
+                  {"bdepthwise", check_bit_windows},
+                  {"fmax", check_windows},
+                  {"fmean", check_windows}};
     size_t count;
     const struct bd_kernel *kernels = bd_kernels(&count);
     int failed = report("bd_choose", check_choice(kernels, count)), passed = !failed;

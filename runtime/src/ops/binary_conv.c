@@ -103,7 +103,7 @@ static void strip_to_bits(const struct bd_model *model, const struct bd_step *st
 static void run_binary_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_floats};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, worker, bd_sum_bits, to_floats);
+        bd_convolve_depthwise_bits(model, step, worker, to_floats);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -112,7 +112,7 @@ static void run_binary_conv_threshold(const struct bd_model *model, const struct
                                       const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_bits};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, worker, bd_sum_bits, to_bits);
+        bd_convolve_depthwise_bits(model, step, worker, to_bits);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -127,6 +127,7 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .kernel_out = "i32",
                                                     .edge_op = "bgemm_edge",
                                                     .one_pixel_op = "bgemv",
+                                                    .depthwise_op = "bdepthwise",
                                                     .transform_op = "affine",
                                                     .transform_out = "f32",
                                                     .check = check_binary_conv,
@@ -142,6 +143,7 @@ const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_co
                                                               .kernel_out = "i32",
                                                               .edge_op = "bgemm_edge",
                                                               .one_pixel_op = "bgemv",
+                                                              .depthwise_op = "bdepthwise",
                                                               .transform_op = "threshold",
                                                               .transform_out = "b1",
                                                               .check = check_binary_conv_threshold,

@@ -1,4 +1,5 @@
 #include "binary_tiles.h"
+#include "depthwise.h"
 
 #include <string.h>
 
@@ -51,30 +52,13 @@ static void accumulate_weights(struct bd_step *step) {
                             (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
 }
 
-/* [channel][tap], the lowest bit of each row -> bits [tap][word] */
-static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
-    struct bd_tiled *tiled = &step->tiled;
-    size_t taps = (size_t)tiled->taps, words = bd_words(tiled->filters), row_bytes = (size_t)step->in[1]->shape[3];
-    tiled->row_bytes = words * sizeof(uint64_t);
-    tiled->source = step->in[0]->data;
-    tiled->weights = bd_take(&model->weights, (uint64_t)taps * words * sizeof(uint64_t));
-    if (model->memory == NULL)
-        return;
-    const unsigned char *row = step->in[1]->data;
-    uint64_t *weights = (uint64_t *)(void *)tiled->weights;
-    memset(weights, 0, taps * words * sizeof *weights);
-    for (size_t channel = 0; channel < (size_t)tiled->filters; channel++)
-        for (size_t tap = 0; tap < taps; tap++, row += row_bytes)
-            weights[tap * words + channel / 64] |= (uint64_t)(row[0] & 1u) << (channel % 64);
-}
-
 static int must_regroup(const struct bd_step *step) {
     return step->tiled.groups > 1 && step->tiled.channels % 64 != 0 && !bd_is_depthwise(step);
 }
 
 void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     if (bd_is_depthwise(step)) {
-        prepare_depthwise(model, step);
+        bd_prepare_depthwise_bits(model, step);
         return;
     }
     struct bd_tiled *tiled = &step->tiled;

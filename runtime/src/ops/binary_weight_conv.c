@@ -14,8 +14,9 @@ static int check_binary_weight_conv(struct bd_step *step, char *error) {
 static void prepare_depthwise_signs(struct bd_model *model, struct bd_step *step) {
     size_t taps = (size_t)step->tiled.taps, channels = (size_t)step->tiled.groups;
     const unsigned char *row = step->in[1]->data;
-    float *weights = bd_take_depthwise_floats(model, step);
-    for (size_t c = 0; weights != NULL && c < channels; c++)
+    bd_prepare_depthwise_floats(model, step);
+    float *weights = (float *)(void *)step->tiled.weights;
+    for (size_t c = 0; model->memory != NULL && c < channels; c++)
         for (size_t tap = 0; tap < taps; tap++, row += step->in[1]->shape[3])
             weights[tap * channels + c] = row[0] & 1u ? -1.0f : 1.0f;
 }
@@ -84,7 +85,7 @@ static void run_binary_weight_conv(const struct bd_model *model, const struct bd
                                    const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_point_at_rows, expand_weights, binary_weight_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, worker, bd_sum_floats, finish_binary_weights);
+        bd_convolve_depthwise_floats(model, step, worker, finish_binary_weights);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -98,6 +99,9 @@ const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weigh
                                                            .kernel_op = "fgemm",
                                                            .kernel_out = "f32",
                                                            .one_pixel_op = "fgemv",
+                                                           .depthwise_op = "fdepthwise",
+                                                           .transform_op = "faffine",
+                                                           .transform_out = "f32",
                                                            .check = check_binary_weight_conv,
                                                            .prepare = prepare_binary_weight_conv,
                                                            .run = run_binary_weight_conv};

@@ -1,98 +1,145 @@
 #include "depthwise.h"
+#include "spans.h"
 
 #include <string.h>
 
-/* Sums of one strip, and the binary digits that a count of taps can have. */
-enum { CHANNELS = 64, DIGITS = 32 };
+/* Sums of one strip: half a small first-level cache, and 8 pixels at least, as many as a kernel takes at once. */
+enum { STRIP_SUMS = 4096, STRIP_PIXELS = 8 };
 
-/* The input pixel that a tap reads; NULL in the padding. */
-static const unsigned char *pixel_at(const struct bd_step *step, struct bd_corner corner, int ky, int kx) {
-    const struct bd_window *window = &step->window;
-    int y = corner.y + ky * window->dilation_y, x = corner.x + kx * window->dilation_x;
-    if (y < 0 || y >= window->height || x < 0 || x >= window->width)
-        return NULL;
-    return step->tiled.source + ((size_t)y * (size_t)window->width + (size_t)x) * step->tiled.row_bytes;
+static size_t strip_pixels(size_t stride) {
+    return stride * STRIP_PIXELS < STRIP_SUMS ? STRIP_SUMS / stride : STRIP_PIXELS;
 }
 
-static void multiply_add(size_t count, const float *restrict x, const float *restrict weights, float *restrict sums) {
-    for (size_t i = 0; i < count; i++)
-        sums[i] += x[i] * weights[i];
+/* Elements of a pixel's sums. */
+static size_t sums_of_bits(const struct bd_step *step) {
+    return bd_words(step->window.channels) * 64;
 }
 
-void bd_sum_floats(const struct bd_step *step, struct bd_corner corner, size_t first, size_t count, void *sums) {
-    const float *weights = (const float *)(const void *)step->tiled.weights + first;
-    memset(sums, 0, count * sizeof(float));
-    for (int ky = 0; ky < step->window.kernel_height; ky++)
-        for (int kx = 0; kx < step->window.kernel_width; kx++, weights += step->window.channels) {
-            const unsigned char *pixel = pixel_at(step, corner, ky, kx);
-            if (pixel != NULL)
-                multiply_add(count, (const float *)(const void *)pixel + first, weights, sums);
-        }
+static void prepare(struct bd_model *model, struct bd_step *step, size_t row_bytes, size_t stride) {
+    struct bd_tiled *tiled = &step->tiled;
+    tiled->row_bytes = row_bytes;
+    tiled->source = step->in[0]->data;
+    tiled->weights = bd_take(&model->weights, (uint64_t)tiled->taps * row_bytes);
+    bd_scratch(model, BD_SUMS, (uint64_t)strip_pixels(stride) * stride * sizeof(int32_t));
 }
 
-/* Adds one to each of 64 counters whose bit is set; digit k of all counters is digits[k]. */
-static void add_ones(uint64_t ones, uint64_t *digits) {
-    for (; ones != 0; digits++) {
-        uint64_t carry = *digits & ones;
-        *digits ^= ones;
-        ones = carry;
+void bd_prepare_depthwise_floats(struct bd_model *model, struct bd_step *step) {
+    size_t channels = (size_t)step->window.channels;
+    prepare(model, step, channels * sizeof(float), channels);
+}
+
+/* What a padded tap adds to the sums: +1 times its weights. */
+static void prepare_padding(const struct bd_step *step) {
+    size_t stride = sums_of_bits(step);
+    const uint64_t *weights = (const uint64_t *)(const void *)step->tiled.weights;
+    for (size_t i = 0; i < (size_t)step->tiled.taps * stride; i++)
+        step->tiled.tap_sums[i] = weights[i / 64] >> (i % 64) & 1 ? -1 : 1;
+}
+
+void bd_prepare_depthwise_bits(struct bd_model *model, struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    size_t taps = (size_t)tiled->taps, stride = sums_of_bits(step), words = stride / 64;
+    prepare(model, step, words * sizeof(uint64_t), stride);
+    tiled->tap_sums =
+        step->node->pad_value == 0 ? NULL : bd_take(&model->tables, (uint64_t)taps * stride * sizeof(int32_t));
+    if (model->memory == NULL)
+        return;
+    const unsigned char *row = step->in[1]->data;
+    uint64_t *weights = (uint64_t *)(void *)tiled->weights;
+    memset(weights, 0, taps * words * sizeof *weights);
+    for (size_t channel = 0; channel < (size_t)tiled->filters; channel++)
+        for (size_t tap = 0; tap < taps; tap++, row += step->in[1]->shape[3])
+            weights[tap * words + channel / 64] |= (uint64_t)(row[0] & 1u) << (channel % 64);
+    if (tiled->tap_sums != NULL)
+        prepare_padding(step);
+}
+
+/* `pixels` of a span from `first` on, as a strip. */
+static struct bd_strip strip_of(const struct bd_step *step, const struct bd_worker *worker, const struct bd_span *span,
+                                size_t first, size_t stride) {
+    size_t most = strip_pixels(stride), left = span->pixels - first;
+    return (struct bd_strip){.first_pixel = span->first_pixel + first,
+                             .pixels = left < most ? left : most,
+                             .filters = (size_t)step->tiled.filters,
+                             .sums = worker->scratch[BD_SUMS],
+                             .stride = stride};
+}
+
+/* The first element, of the weights [tap][channels], that a span uses. */
+static size_t first_weight(const struct bd_span *span) {
+    return span->tap_y * span->taps.weight_row + span->tap_x * span->taps.channels;
+}
+
+struct depthwise {
+    bd_strip_function *finish;
+};
+
+static void span_of_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
+                           const struct bd_worker *worker, const void *user) {
+    const struct depthwise *depthwise = user;
+    const float *input = (const float *)(const void *)step->tiled.source + span->input;
+    const float *weights = (const float *)(const void *)step->tiled.weights + first_weight(span);
+    struct bd_strip strip;
+    for (size_t first = 0; first < span->pixels; first += strip.pixels) {
+        strip = strip_of(step, worker, span, first, span->taps.channels);
+        step->kernel->run.fdepthwise_f32(&span->taps, strip.pixels, input + first * span->taps.pixel, weights,
+                                         strip.sums);
+        depthwise->finish(model, step, &strip);
     }
 }
 
-/* Bit i of eight, as byte i: the product copies them to each byte, which keeps its own, and a sum carries that one to
- * its highest bit. */
-static uint64_t spread(uint64_t eight) {
-    uint64_t own = eight * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
-    return (own + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
-}
-
-/* sums[i] = taps - 2 * counter i of 64 counters, eight counters and eight digits at a time */
-static void subtract_counts(int taps, const uint64_t *digits, int32_t *sums) {
-    for (size_t i = 0; i < CHANNELS; i++)
-        sums[i] = taps;
-    for (int low = 0; taps >> low != 0; low += 8)
-        for (size_t first = 0; first < CHANNELS; first += 8) {
-            uint64_t counts = 0;
-            for (int k = low; k < low + 8 && taps >> k != 0; k++)
-                counts += spread(digits[k] >> first & 0xff) << (k - low);
-            for (size_t i = 0; i < 8; i++)
-                sums[first + i] -= (int32_t)(counts >> (8 * i) & 0xff) << (low + 1);
-        }
-}
-
-void bd_sum_bits(const struct bd_step *step, struct bd_corner corner, size_t first, size_t count, void *sums) {
-    const uint64_t *weights = (const uint64_t *)(const void *)step->tiled.weights + first / 64;
-    uint64_t digits[DIGITS] = {0};
-    int taps = 0;
-    for (int ky = 0; ky < step->window.kernel_height; ky++)
-        for (int kx = 0; kx < step->window.kernel_width; kx++, weights += bd_words(step->window.channels)) {
-            const unsigned char *pixel = pixel_at(step, corner, ky, kx);
-            if (pixel == NULL && step->node->pad_value == 0)
+/* The padded taps of a span, row by row: those above, beside and below the ones it sees. */
+static void add_padding(const struct bd_step *step, const struct bd_span *span, const struct bd_strip *strip) {
+    size_t height = (size_t)step->window.kernel_height, width = (size_t)step->window.kernel_width;
+    const int32_t *tap = step->tiled.tap_sums;
+    if (span->taps.height == height && span->taps.width == width)
+        return;
+    for (size_t y = 0; y < height; y++)
+        for (size_t x = 0; x < width; x++, tap += strip->stride) {
+            if (y - span->tap_y < span->taps.height && x - span->tap_x < span->taps.width)
                 continue;
-            taps++;
-            add_ones(*weights ^ (pixel == NULL ? 0 : ((const uint64_t *)(const void *)pixel)[first / 64]), digits);
+            int32_t *sums = strip->sums;
+            for (size_t m = 0; m < strip->pixels; m++, sums += strip->stride)
+                for (size_t i = 0; i < strip->stride; i++)
+                    sums[i] += tap[i];
         }
-    (void)count;
-    subtract_counts(taps, digits, sums);
 }
 
-void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
-                           bd_channel_sums *sum, bd_strip_function *finish) {
-    const struct bd_window *window = &step->window;
-    size_t channels = (size_t)window->channels;
-    int32_t sums[CHANNELS];
-    struct bd_strip strip = {.pixels = 1, .sums = sums, .stride = CHANNELS};
-    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
-    strip.first_pixel = rows.first * (size_t)window->out_width;
-    for (int row = (int)rows.first; row < (int)rows.end; row++)
-        for (int column = 0; column < window->out_width; column++, strip.first_pixel++) {
-            struct bd_corner corner = {row * window->stride_y - window->pad_top,
-                                       column * window->stride_x - window->pad_left};
-            for (size_t first = 0; first < channels; first += CHANNELS) {
-                strip.first_filter = first;
-                strip.filters = channels - first < CHANNELS ? channels - first : CHANNELS;
-                sum(step, corner, first, strip.filters, sums);
-                finish(model, step, &strip);
-            }
-        }
+/* A strip of integers is no wider than a tile, so it is finished word by word. */
+static void finish_words(const struct bd_model *model, const struct bd_step *step, struct bd_strip strip,
+                         bd_strip_function *finish) {
+    size_t filters = strip.filters;
+    int32_t *sums = strip.sums;
+    for (; strip.first_filter < filters; strip.first_filter += 64) {
+        size_t left = filters - strip.first_filter;
+        strip.filters = left < 64 ? left : 64;
+        strip.sums = sums + strip.first_filter;
+        finish(model, step, &strip);
+    }
+}
+
+static void span_of_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
+                         const struct bd_worker *worker, const void *user) {
+    const struct depthwise *depthwise = user;
+    const uint64_t *input = (const uint64_t *)(const void *)step->tiled.source + span->input;
+    const uint64_t *weights = (const uint64_t *)(const void *)step->tiled.weights + first_weight(span);
+    struct bd_strip strip;
+    for (size_t first = 0; first < span->pixels; first += strip.pixels) {
+        strip = strip_of(step, worker, span, first, span->taps.channels * 64);
+        step->kernel->run.bdepthwise_i32(&span->taps, strip.pixels, input + first * span->taps.pixel, weights,
+                                         strip.sums);
+        if (step->tiled.tap_sums != NULL)
+            add_padding(step, span, &strip);
+        finish_words(model, step, strip, depthwise->finish);
+    }
+}
+
+void bd_convolve_depthwise_floats(const struct bd_model *model, const struct bd_step *step,
+                                  const struct bd_worker *worker, bd_strip_function *finish) {
+    bd_slide(model, step, worker, (size_t)step->window.channels, span_of_floats, &(struct depthwise){finish});
+}
+
+void bd_convolve_depthwise_bits(const struct bd_model *model, const struct bd_step *step,
+                                const struct bd_worker *worker, bd_strip_function *finish) {
+    bd_slide(model, step, worker, bd_words(step->window.channels), span_of_bits, &(struct depthwise){finish});
 }

@@ -4,24 +4,17 @@
 
 #include "convolution.h"
 
-/* Pixel (y, x) of the input is where the window of one output pixel begins; it may lie in the padding. */
-struct bd_corner {
-    int y, x;
-};
+/* Takes memory for weights [tap][channel] and for sums; the caller fills the weights. */
+void bd_prepare_depthwise_floats(struct bd_model *model, struct bd_step *step);
 
-/* The sums of one output pixel over all taps, of `count` channels from `first` on, a multiple of 64. There is room for
- * 64. */
-typedef void bd_channel_sums(const struct bd_step *step, struct bd_corner corner, size_t first, size_t count,
-                             void *sums);
+/* The same of bits, [channel][tap] in the file, the lowest bit of each row, -> bits [tap][word]. */
+void bd_prepare_depthwise_bits(struct bd_model *model, struct bd_step *step);
 
-/* Of floats, with weights [taps][channels]; padding adds nothing. */
-bd_channel_sums bd_sum_floats;
-
-/* Of bits, with weights [taps][words]: integers; what padding adds, the node's pad_value says. */
-bd_channel_sums bd_sum_bits;
-
-/* Hands the sums of each output pixel and of 64 channels at a time to `finish`, as a strip of one pixel. */
-void bd_convolve_depthwise(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
-                           bd_channel_sums *sum, bd_strip_function *finish);
+/* Hands the sums of each output pixel over all taps to `finish`, all channels of a few pixels at a time. Padding adds
+ * nothing to floats, and to bits what the node's pad_value says. */
+void bd_convolve_depthwise_floats(const struct bd_model *model, const struct bd_step *step,
+                                  const struct bd_worker *worker, bd_strip_function *finish);
+void bd_convolve_depthwise_bits(const struct bd_model *model, const struct bd_step *step,
+                                const struct bd_worker *worker, bd_strip_function *finish);
 
 #endif

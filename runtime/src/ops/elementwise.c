@@ -34,52 +34,36 @@ static int check_clip(struct bd_step *step, char *error) {
     return bd_check_same_shape(step, step->in[0], error) || bd_check_clamp(step, error);
 }
 
+/* The row of a parameter or of a picture; NULL of none. */
+static const float *from(const struct bd_step *step, int index, size_t first) {
+    return step->in[index] == NULL ? NULL : (const float *)step->in[index]->data + first;
+}
+
 static void run_affine(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    const float *x = step->in[0]->data, *scale = step->in[1]->data, *bias = step->in[2]->data;
-    float *y = step->out->data;
     size_t length = (size_t)step->in[1]->shape[0];
     struct bd_range share = bd_share_of(worker, elements(step->out) / length);
-    for (size_t i = share.first * length; i < share.end * length; i += length)
-        bd_affine(length, scale, x + i, bias, NULL, step->node->minimum, step->node->maximum, y + i);
-}
-
-/* y = rectified + after, where s = x + before and rectified = s < 0 ? slope * s : s; what is NULL is not added. */
-static void rectify(size_t count, const float *x, const float *slope, const float *before, float *rectified) {
-    for (size_t i = 0; i < count; i++) {
-        float shifted = before == NULL ? x[i] : x[i] + before[i];
-        rectified[i] = shifted < 0 ? slope[i] * shifted : shifted;
-    }
-}
-
-/* The row `from` of a parameter; NULL of none. */
-static const float *parameter(const struct bd_step *step, int index, size_t from) {
-    return step->in[index] == NULL ? NULL : (const float *)step->in[index]->data + from;
+    step->kernel->run.faffine_f32(share.end - share.first, length, from(step, 0, share.first * length), length,
+                                  from(step, 1, 0), from(step, 2, 0), NULL, step->node->minimum, step->node->maximum,
+                                  (float *)step->out->data + share.first * length, length);
 }
 
 static void run_prelu(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    static const float zeros[BD_PRODUCTS];
-    const float *x = step->in[0]->data;
-    float *y = step->out->data, rectified[BD_PRODUCTS];
-    size_t length = (size_t)step->in[1]->shape[0], some;
+    size_t length = (size_t)step->in[1]->shape[0];
     struct bd_range share = bd_share_of(worker, elements(step->out) / length);
-    for (size_t i = share.first * length; i < share.end * length; i += some) {
-        size_t first = i % length;
-        some = length - first < BD_PRODUCTS ? length - first : BD_PRODUCTS;
-        rectify(some, x + i, parameter(step, 1, first), parameter(step, 2, first), rectified);
-        bd_round_products(rectified);
-        const float *after = parameter(step, 3, first);
-        bd_add_bias(some, rectified, after == NULL ? zeros : after, step->node->minimum, step->node->maximum, y + i);
-    }
+    step->kernel->run.fprelu_f32(share.end - share.first, length, from(step, 0, share.first * length), from(step, 1, 0),
+                                 from(step, 2, 0), from(step, 3, 0), step->node->minimum, step->node->maximum,
+                                 (float *)step->out->data + share.first * length);
 }
 
 static void run_add(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     struct bd_range share = bd_share_of(worker, elements(step->out));
-    bd_add_bias(share.end - share.first, (const float *)step->in[0]->data + share.first,
-                (const float *)step->in[1]->data + share.first, step->node->minimum, step->node->maximum,
-                (float *)step->out->data + share.first);
+    size_t count = share.end - share.first;
+    step->kernel->run.faffine_f32(1, count, from(step, 0, share.first), count, NULL, from(step, 1, share.first), NULL,
+                                  step->node->minimum, step->node->maximum, (float *)step->out->data + share.first,
+                                  count);
 }
 
 static void run_clip(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
@@ -95,6 +79,8 @@ const struct bd_operator bd_operator_affine = {.name = "affine",
                                                .in = {BD_F32, BD_F32, BD_F32},
                                                .out = BD_F32,
                                                .constants_from = 1,
+                                               .kernel_op = "faffine",
+                                               .kernel_out = "f32",
                                                .check = check_affine,
                                                .run = run_affine};
 
@@ -103,11 +89,19 @@ const struct bd_operator bd_operator_prelu = {.name = "prelu",
                                               .out = BD_F32,
                                               .constants_from = 1,
                                               .optional_from = 2,
+                                              .kernel_op = "fprelu",
+                                              .kernel_out = "f32",
                                               .check = check_prelu,
                                               .run = run_prelu};
 
-const struct bd_operator bd_operator_add = {
-    .name = "add", .in = {BD_F32, BD_F32}, .out = BD_F32, .constants_from = 2, .check = check_add, .run = run_add};
+const struct bd_operator bd_operator_add = {.name = "add",
+                                            .in = {BD_F32, BD_F32},
+                                            .out = BD_F32,
+                                            .constants_from = 2,
+                                            .kernel_op = "faffine",
+                                            .kernel_out = "f32",
+                                            .check = check_add,
+                                            .run = run_add};
 
 const struct bd_operator bd_operator_clip = {
     .name = "clip", .in = {BD_F32}, .out = BD_F32, .constants_from = 1, .check = check_clip, .run = run_clip};

@@ -1,5 +1,4 @@
 /* Convolutions of floats with floats. */
-#include "../affine.h"
 #include "depthwise.h"
 #include "float_conv.h"
 
@@ -10,20 +9,13 @@ static int check_conv(struct bd_step *step, char *error) {
            bd_check_residual(step, 3, error) || bd_check_clamp(step, error);
 }
 
-float *bd_take_depthwise_floats(struct bd_model *model, struct bd_step *step) {
-    struct bd_tiled *tiled = &step->tiled;
-    tiled->row_bytes = (size_t)tiled->groups * sizeof(float);
-    tiled->source = step->in[0]->data;
-    tiled->weights = bd_take(&model->weights, (uint64_t)tiled->taps * tiled->row_bytes);
-    return model->memory == NULL ? NULL : (float *)(void *)tiled->weights;
-}
-
 /* [C][tap] -> [tap][C] */
 static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
     size_t taps = (size_t)step->tiled.taps, channels = (size_t)step->tiled.groups;
     const float *next = step->in[1]->data;
-    float *weights = bd_take_depthwise_floats(model, step);
-    for (size_t c = 0; weights != NULL && c < channels; c++)
+    bd_prepare_depthwise_floats(model, step);
+    float *weights = (float *)(void *)step->tiled.weights;
+    for (size_t c = 0; model->memory != NULL && c < channels; c++)
         for (size_t tap = 0; tap < taps; tap++)
             weights[tap * channels + c] = *next++;
 }
@@ -60,16 +52,9 @@ void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip
 
 void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
                       const struct bd_tensor *added) {
-    size_t filters = (size_t)step->tiled.filters;
-    float minimum = step->node->minimum, maximum = step->node->maximum, *y = bd_floats_at(step, step->out, strip);
-    const float *sums = strip->sums, *residual = bd_floats_at(step, added, strip);
-    for (size_t m = 0; m < strip->pixels; m++, sums += strip->stride, y += filters) {
-        if (scale == NULL)
-            bd_add_both(strip->filters, sums, bias, residual, minimum, maximum, y);
-        else
-            bd_affine(strip->filters, scale, sums, bias, residual, minimum, maximum, y);
-        residual = residual == NULL ? NULL : residual + filters;
-    }
+    step->transform->run.faffine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias,
+                                     bd_floats_at(step, added, strip), step->node->minimum, step->node->maximum,
+                                     bd_floats_at(step, step->out, strip), (size_t)step->tiled.filters);
 }
 
 static void finish_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
@@ -85,7 +70,7 @@ static void conv_strip(const struct bd_model *model, const struct bd_step *step,
 static void run_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_point_at_rows, bd_block_weights, conv_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise(model, step, worker, bd_sum_floats, finish_conv);
+        bd_convolve_depthwise_floats(model, step, worker, finish_conv);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -99,6 +84,9 @@ const struct bd_operator bd_operator_conv = {.name = "conv",
                                              .kernel_op = "fgemm",
                                              .kernel_out = "f32",
                                              .one_pixel_op = "fgemv",
+                                             .depthwise_op = "fdepthwise",
+                                             .transform_op = "faffine",
+                                             .transform_out = "f32",
                                              .check = check_conv,
                                              .prepare = prepare_conv,
                                              .run = run_conv};

@@ -9,9 +9,6 @@ static inline size_t bd_float_group_bytes(const struct bd_step *step) {
     return (size_t)step->tiled.channels * sizeof(float);
 }
 
-/* Takes memory for the weights [tap][C] of a depthwise convolution, as floats; NULL while measuring. */
-float *bd_take_depthwise_floats(struct bd_model *model, struct bd_step *step);
-
 /* The sums of one strip. */
 void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip);
 

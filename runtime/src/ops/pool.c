@@ -1,7 +1,7 @@
 /* Pools: of floats, and of bits. Padding is outside every window's extremum, and counts in a mean where asked. Pads are
  * smaller than the kernel, so each window has at least one pixel of the input. */
 #include "parameters.h"
-#include "window.h"
+#include "spans.h"
 
 enum { COUNT_PADS = 1 };
 
@@ -45,60 +45,34 @@ static size_t pixel_at(const struct bd_window *window, int y, int x) {
     return (size_t)y * (size_t)window->width + (size_t)x;
 }
 
-static void copy(size_t channels, const float *restrict x, float *restrict y) {
-    for (size_t c = 0; c < channels; c++)
-        y[c] = x[c];
-}
-
-static void keep_larger(size_t channels, const float *restrict x, float *restrict y) {
-    for (size_t c = 0; c < channels; c++)
-        y[c] = x[c] > y[c] ? x[c] : y[c];
-}
-
-static void accumulate(size_t channels, const float *restrict x, float *restrict y) {
-    for (size_t c = 0; c < channels; c++)
-        y[c] += x[c];
-}
-
-static void divide(size_t channels, float divisor, float *y) {
-    for (size_t c = 0; c < channels; c++)
-        y[c] /= divisor;
-}
-
-/* y = the first pixel of the area, then `take` of y and each other pixel, row by row. */
-static void reduce(const struct bd_step *step, struct area area,
-                   void take(size_t channels, const float *restrict x, float *restrict y), float *y) {
-    const float *input = step->in[0]->data;
-    size_t channels = (size_t)step->window.channels;
-    copy(channels, input + pixel_at(&step->window, area.y_begin, area.x_begin) * channels, y);
-    for (int row = area.y_begin; row < area.y_end; row++)
-        for (int column = area.x_begin + (row == area.y_begin); column < area.x_end; column++)
-            take(channels, input + pixel_at(&step->window, row, column) * channels, y);
+static void largest(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
+                    const struct bd_worker *worker, const void *user) {
+    (void)model;
+    (void)worker;
+    (void)user;
+    float *y = (float *)step->out->data + span->first_pixel * span->taps.channels;
+    step->kernel->run.fmax_f32(&span->taps, span->pixels, (const float *)step->in[0]->data + span->input, y);
 }
 
 static void run_max_pool(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    bd_slide(model, step, worker, (size_t)step->window.channels, largest, NULL);
+}
+
+static void mean(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
+                 const struct bd_worker *worker, const void *user) {
     (void)model;
+    (void)worker;
+    (void)user;
     const struct bd_window *window = &step->window;
-    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
-    float *y = (float *)step->out->data + rows.first * (size_t)window->out_width * (size_t)window->channels;
-    for (int row = (int)rows.first; row < (int)rows.end; row++)
-        for (int column = 0; column < window->out_width; column++, y += window->channels)
-            reduce(step, area_of(window, row, column), keep_larger, y);
+    int pads = step->node->flags & COUNT_PADS;
+    size_t taps = pads ? (size_t)(window->kernel_height * window->kernel_width) : span->taps.height * span->taps.width;
+    float *y = (float *)step->out->data + span->first_pixel * span->taps.channels;
+    step->kernel->run.fmean_f32(&span->taps, span->pixels, (const float *)step->in[0]->data + span->input, (float)taps,
+                                y);
 }
 
 static void run_average_pool(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
-    (void)model;
-    const struct bd_window *window = &step->window;
-    struct bd_range rows = bd_share_of(worker, (size_t)window->out_height);
-    float *y = (float *)step->out->data + rows.first * (size_t)window->out_width * (size_t)window->channels;
-    for (int row = (int)rows.first; row < (int)rows.end; row++)
-        for (int column = 0; column < window->out_width; column++, y += window->channels) {
-            struct area area = area_of(window, row, column);
-            int taps = step->node->flags & COUNT_PADS ? window->kernel_height * window->kernel_width
-                                                      : (area.y_end - area.y_begin) * (area.x_end - area.x_begin);
-            reduce(step, area, accumulate, y);
-            divide((size_t)window->channels, (float)taps, y);
-        }
+    bd_slide(model, step, worker, (size_t)step->window.channels, mean, NULL);
 }
 
 /* max is -1 where all are, so it is the AND of bits; min, where the direction is negative, the same of flipped bits. */
@@ -123,13 +97,21 @@ static void run_binary_max_pool(const struct bd_model *model, const struct bd_st
         }
 }
 
-const struct bd_operator bd_operator_max_pool = {
-    .name = "max_pool", .in = {BD_F32}, .out = BD_F32, .constants_from = 1, .check = check_pool, .run = run_max_pool};
+const struct bd_operator bd_operator_max_pool = {.name = "max_pool",
+                                                 .in = {BD_F32},
+                                                 .out = BD_F32,
+                                                 .constants_from = 1,
+                                                 .kernel_op = "fmax",
+                                                 .kernel_out = "f32",
+                                                 .check = check_pool,
+                                                 .run = run_max_pool};
 
 const struct bd_operator bd_operator_average_pool = {.name = "average_pool",
                                                      .in = {BD_F32},
                                                      .out = BD_F32,
                                                      .constants_from = 1,
+                                                     .kernel_op = "fmean",
+                                                     .kernel_out = "f32",
                                                      .check = check_pool,
                                                      .run = run_average_pool};
 
