@@ -15,7 +15,7 @@ RUNTIME = ROOT / "runtime"
 ROOMS = [
     {"errors"},
     {"files", "bits"},
-    {"target", "kernels"},
+    {"target", "kernels", "op_kinds"},
     {"convert"},
     {"emit"},
     {"library"},

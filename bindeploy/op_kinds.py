@@ -1,0 +1,57 @@
+"""What the time of a network goes to: layers of bits, layers of floats, and the glue between them.
+
+Glue is whatever has neither weights nor a window: packing, layout changes, copies, quantization,
+and values transformed one by one. Folded into the layer before it, it would cost little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+BINARY, FLOAT, GLUE = "binary layers", "float layers", "glue"
+
+KINDS: dict[str, tuple[str, ...]] = {
+    BINARY: (
+        "binary_conv",
+        "binary_conv_threshold",
+        "binary_weight_conv",
+        "binary_max_pool",
+    ),
+    FLOAT: (
+        "conv",
+        "int8_conv",
+        "int8_conv_threshold",
+        "max_pool",
+        "average_pool",
+    ),
+    GLUE: (
+        "to_nhwc",
+        "to_nchw",
+        "binarize",
+        "unpack",
+        "add",
+        "affine",
+        "clip",
+        "prelu",
+        "crop_pad",
+        "quantize_int8",
+        "concat",
+        "depth_to_space",
+        "space_to_depth",
+    ),
+}
+"""Every op of `runtime/src/ops.inc` stands in one kind. An int8 layer is no layer of bits."""
+
+KIND_OF = {op: kind for kind, ops in KINDS.items() for op in ops}
+
+
+def split(times: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The sum of each kind over pairs (op, time), every kind named.
+
+    >>> split([("conv", 3), ("add", 1), ("conv", 2)])
+    {'binary layers': 0, 'float layers': 5, 'glue': 1}
+    """
+    sums: dict[str, float] = dict.fromkeys(KINDS, 0)
+    for op, time in times:
+        sums[KIND_OF[op]] += time
+    return sums
