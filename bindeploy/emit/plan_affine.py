@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from bindeploy.emit.plan_builder import (
+    RESIDUALS,
     UNCLAMPED,
     Builder,
     View,
@@ -94,10 +95,15 @@ def affine(
 ) -> View:
     """scale * x + bias; both broadcast against x as ONNX does.
 
-    A bias alone joins the prelu that made x, where nothing else reads x.
+    Where nothing else reads x, a bias alone joins the prelu that made x, and a map by channel the
+    binary convolution that did: it maps twice then, with its limits in between.
     """
     name = name_of(node)
     factors, terms = (vector(node, x, values) for values in (scale, bias))
+    layer = builder.maker(x, {"binary_conv"})
+    if layer is not None and not clamp and _maps_once(builder, layer, factors, terms):
+        _map_again(builder, layer, name, factors, terms)
+        return builder.held_by(node, layer.output, x.activation.shape, x.layout)
     maker = builder.maker(x, {"prelu"})
     if maker is not None and not clamp and (factors == 1).all():
         after = builder.constant(terms, f"{name}/bias")
@@ -111,6 +117,40 @@ def affine(
         builder.constant(terms, f"{name}/bias"),
     )
     return builder.result(node, "affine", inputs, x.activation.shape, x.layout, **clamp)
+
+
+def _maps_once(builder: Builder, layer: Node, factors: Vector, terms: Vector) -> bool:
+    """Whether a layer can map by channel what it gives: it maps once yet and adds nothing after."""
+    channels = builder.tensors[layer.output].shape[3]
+    by_channel = len(factors) == len(terms) == channels
+    return (
+        by_channel and len(layer.inputs) == RESIDUALS[layer.op] and not maps_twice(builder, layer)
+    )
+
+
+def maps_twice(builder: Builder, node: Node) -> bool:
+    """Whether a node is a layer with a second map, which no clamp may follow."""
+    if node.op != "binary_conv":
+        return False
+    scale = node.inputs[2]
+    assert scale is not None
+    return builder.tensors[scale].shape[0] == 2 * builder.tensors[node.output].shape[3]
+
+
+def _map_again(builder: Builder, layer: Node, name: str, factors: Vector, terms: Vector) -> None:
+    """Append the second map to the scale and the bias of a layer."""
+    x, packed, *first = layer.inputs
+    both = (
+        builder.constant(np.concatenate([floats(builder, index), values]), f"{name}/{label}")
+        for index, values, label in zip(first, (factors, terms), ("scales", "biases"), strict=True)
+    )
+    layer.inputs = (x, packed, *both)
+
+
+def floats(builder: Builder, index: int | None) -> Vector:
+    """What a constant of the plan holds."""
+    assert index is not None
+    return np.frombuffer(builder.tensors[index].constant or b"", "<f4")
 
 
 def _takes(builder: Builder, prelu: Node, after: int) -> bool:

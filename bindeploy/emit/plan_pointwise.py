@@ -12,7 +12,9 @@ from bindeploy.emit.plan_affine import (
     add_constant,
     as_long,
     constant_index,
+    floats,
     is_unclamped,
+    maps_twice,
     vector,
 )
 from bindeploy.emit.plan_builder import (
@@ -44,7 +46,11 @@ def add(builder: Builder, node: ir.Node) -> View:
     name = name_of(node)
     inputs = [builder.floats(view, name) for view in views]
     convolutions = [(builder.maker(view, set(RESIDUALS)), i) for i, view in enumerate(views)]
-    able = [(maker, i) for maker, i in convolutions if maker is not None and _adds_nothing(maker)]
+    able = [
+        (maker, i)
+        for maker, i in convolutions
+        if maker is not None and _adds_nothing(builder, maker)
+    ]
     if not able:
         return builder.result(node, "add", tuple(inputs), shapes[0], views[0].layout)
     maker, index = max(able, key=lambda one: builder.nodes.index(one[0]))
@@ -54,9 +60,10 @@ def add(builder: Builder, node: ir.Node) -> View:
     return builder.held_by(node, maker.output, shapes[0], views[0].layout)
 
 
-def _adds_nothing(maker: Node) -> bool:
-    """Whether a convolution has room for a residual: it adds none yet, and has no limits."""
-    return len(maker.inputs) == RESIDUALS[maker.op] and is_unclamped(maker)
+def _adds_nothing(builder: Builder, maker: Node) -> bool:
+    """Whether a convolution has room for a residual: it adds none yet, and has no limits after."""
+    unlimited = is_unclamped(maker) or maps_twice(builder, maker)
+    return len(maker.inputs) == RESIDUALS[maker.op] and unlimited
 
 
 def relu(builder: Builder, node: ir.Node) -> View:
@@ -82,7 +89,7 @@ def _clamp(builder: Builder, node: ir.Node, lowest: float, highest: float) -> Vi
     """
     x = builder.view(node, 0)
     maker = builder.maker(x, CLAMPS)
-    if maker is None:
+    if maker is None or maps_twice(builder, maker):
         inputs = (builder.floats(x, name_of(node)),)
         limits = {"minimum": lowest, "maximum": highest}
         return builder.result(node, "clip", inputs, x.activation.shape, x.layout, **limits)
@@ -119,11 +126,7 @@ def _rectify(builder: Builder, node: ir.Node, slope: ArrayLike) -> View:
 
 def _shift(builder: Builder, affine: Node) -> np.ndarray | None:
     """The bias of an affine map that does no more than add it."""
-    scale, bias = (
-        np.frombuffer(builder.tensors[index].constant or b"", np.float32)
-        for index in affine.inputs[1:]
-        if index is not None
-    )
+    scale, bias = (floats(builder, index) for index in affine.inputs[1:])
     return bias if (scale == 1).all() and is_unclamped(affine) else None
 
 

@@ -71,6 +71,8 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
             step->kernel = choose_kernel(step, isa);
         if (step->op->transform_op != NULL)
             step->transform = bd_choose(step->op->transform_op, step->op->transform_out, isa);
+        if (step->op->after_op != NULL)
+            step->after = bd_choose(step->op->after_op, "f32", isa);
     }
     return 0;
 }

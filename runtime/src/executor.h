@@ -70,6 +70,7 @@ struct bd_step {
     const struct bd_tensor *out;
     const struct bd_kernel *kernel;    /* NULL where the op has none */
     const struct bd_kernel *transform; /* of the kernel's tile into the output; NULL where the op has none */
+    const struct bd_kernel *after;     /* of the transformed floats; NULL where the op has none */
     struct bd_window window;
     struct bd_tiled tiled;
     uint64_t macs;
@@ -141,6 +142,7 @@ struct bd_operator {
     const char *depthwise_op; /* in place of kernel_op where each channel is a group of its own; NULL where none is */
     const char *transform_op; /* "affine", "threshold" or NULL */
     const char *transform_out;
+    const char *after_op; /* "faffine" or NULL: of floats to floats */
     /* Whether shapes and constants are right; 0, or 1 with the line in error. Fills window, macs and sizes of tiles. */
     int (*check)(struct bd_step *step, char *error);
     /* Takes memory and, when the room has a base, fills it. NULL where nothing is needed. */

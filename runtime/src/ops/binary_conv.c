@@ -5,16 +5,27 @@
 #include "binary_tiles.h"
 #include "depthwise.h"
 
+#include <math.h>
+
 static int check_pad_value(const struct bd_step *step, char *error) {
     int value = step->node->pad_value;
     return value == 0 || value == 1 ? 0 : bd_fail_at(step, error, "pad_value is %d: 0 and 1 are possible", value);
 }
 
+/* Scales and biases of two maps stand one after the other. */
+static int has_two_maps(const struct bd_step *step) {
+    int length = step->in[2]->shape[0];
+    return length % 2 == 0 && length / 2 == step->tiled.filters;
+}
+
+static int check_maps(const struct bd_step *step, char *error) {
+    int length = has_two_maps(step) ? step->in[2]->shape[0] : step->tiled.filters;
+    return bd_check_vector(step, 2, length, error) || bd_check_vector(step, 3, length, error);
+}
+
 static int check_binary_conv(struct bd_step *step, char *error) {
-    return bd_check_convolution(step, error) || check_pad_value(step, error) ||
-           bd_check_vector(step, 2, step->tiled.filters, error) ||
-           bd_check_vector(step, 3, step->tiled.filters, error) || bd_check_residual(step, 4, error) ||
-           bd_check_clamp(step, error);
+    return bd_check_convolution(step, error) || check_pad_value(step, error) || check_maps(step, error) ||
+           bd_check_residual(step, 4, error) || bd_check_clamp(step, error);
 }
 
 static int check_binary_conv_threshold(struct bd_step *step, char *error) {
@@ -66,13 +77,29 @@ static void show(const struct bd_model *model, const struct bd_step *step, const
 }
 
 /* y = clamp(scale * dot + bias + residual) */
-static void to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
-    show(model, step, strip);
+static void map_once(const struct bd_step *step, const struct bd_strip *strip, const float *residual, float *y,
+                     size_t stride) {
     const float *scale = (const float *)step->in[2]->data + strip->first_filter;
     const float *bias = (const float *)step->in[3]->data + strip->first_filter;
-    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias,
-                                    bd_floats_at(step, step->in[4], strip), step->node->minimum, step->node->maximum,
-                                    bd_floats_at(step, step->out, strip), (size_t)step->tiled.filters);
+    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, residual,
+                                    step->node->minimum, step->node->maximum, y, stride);
+}
+
+/* y = after_scale * clamp(scale * dot + bias) + after_bias + residual; what is clamped takes the place of the sums. */
+static void map_twice(const struct bd_step *step, const struct bd_strip *strip, const float *residual, float *y,
+                      size_t stride) {
+    const float *scale = (const float *)step->in[2]->data + step->tiled.filters + strip->first_filter;
+    const float *bias = (const float *)step->in[3]->data + step->tiled.filters + strip->first_filter;
+    map_once(step, strip, NULL, strip->sums, strip->stride);
+    step->after->run.faffine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, residual,
+                                 -INFINITY, INFINITY, y, stride);
+}
+
+static void to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    show(model, step, strip);
+    const float *residual = bd_floats_at(step, step->in[4], strip);
+    float *y = bd_floats_at(step, step->out, strip);
+    (has_two_maps(step) ? map_twice : map_once)(step, strip, residual, y, (size_t)step->tiled.filters);
 }
 
 /* The filters of a word come one after the other, from its lowest bit on; those of a group may end inside a word. */
@@ -130,6 +157,7 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .depthwise_op = "bdepthwise",
                                                     .transform_op = "affine",
                                                     .transform_out = "f32",
+                                                    .after_op = "faffine",
                                                     .check = check_binary_conv,
                                                     .prepare = bd_prepare_bits,
                                                     .before = bd_regroup,
