@@ -157,3 +157,41 @@ def test_shifts_beside_a_prelu_are_its_own(body, expected, inputs, graph):
     left = {tensor.name.rsplit("/")[-1] for tensor in plan.tensors}
     assert ("scale" in left) == ("affine" in expected)
     same(model, normal(3, 4, 7, 5))
+
+
+NORM = "n = BatchNormalization <epsilon=0.0> (r, scale, shift, zeros, ones)"
+MAPS = {
+    "the block of QuickNet": (f"r = Relu(h) {NORM} y = Add(n, x)", [], 5),
+    "limits between": ("r = Clip(h, low, high) y = Mul(r, g)", [], 4),
+    "limits behind": ("r = Relu(h) m = Mul(r, g) y = Relu(m)", ["clip"], 4),
+    "a third map": ("r = Relu(h) m = Mul(r, g) y = Add(m, b)", ["affine"], 4),
+    "after the sum": ("s = Add(h, x) y = Mul(s, g)", ["affine"], 5),
+    "by element": ("r = Relu(h) y = Mul(r, e)", ["affine"], 4),
+    "read twice": ("r = Relu(h) m = Mul(r, g) y = Add(m, r)", ["affine", "add"], 4),
+}
+
+
+@pytest.mark.parametrize(("body", "others", "inputs"), MAPS.values(), ids=MAPS)
+def test_a_map_by_channel_behind_a_layer_is_its_second(body, others, inputs, graph):
+    """One second map, with the limits and a shortcut where they stood; all else stays a node."""
+    made = {name: normal(4, 1, 1) for name in "gb"} | {"e": normal(1, 4, 7, 5)}
+    made |= {"scale": normal(4), "shift": normal(4)}
+    made |= {"zeros": np.zeros(4, np.float32), "ones": np.ones(4, np.float32)}
+    made |= {"low": np.float32(-1.5), "high": np.float32(2.5)} | constants("a")
+    model = graph("[N,4,7,5]", f"{binary('a', 'x', 'h')} {body}", **made)
+    plan = lower(model)
+    assert ops(plan) == ["to_nhwc", "binarize", "binary_conv", *others, "to_nchw"]
+    assert len(named(plan, "a").inputs) == inputs
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_layers_of_groups_and_of_single_channels_map_twice(graph):
+    for group, channels in ((2, 2), (4, 1)):
+        layer = binary("a", "x", "h").replace(
+            "channels=4, group=1", f"channels={channels}, group={group}"
+        )
+        made = constants("a") | {"bits_a": bits.pack(normal(4, 3, 3, channels))}
+        made |= {"g": normal(4, 1, 1)}
+        model = graph("[N,4,7,5]", f"{layer} r = Relu(h) m = Mul(r, g) y = Add(x, m)", **made)
+        assert ops(lower(model)) == ["to_nhwc", "binarize", "binary_conv", "to_nchw"]
+        same(model, normal(3, 4, 7, 5))

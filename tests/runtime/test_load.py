@@ -144,6 +144,8 @@ def packed_conv(
     filters: int = 8,
     out: tuple[int, int, int] = (6, 6, 8),
     directions: tuple[int, ...] | None = None,
+    scales: int = 0,
+    biases: int = 0,
     **settings: object,
 ) -> Plan:
     """input -> to_nhwc -> binarize -> `conv1` (a threshold where directions are given)."""
@@ -160,8 +162,8 @@ def packed_conv(
         first = plan.constant("threshold", np.zeros(filters, np.int32))
         second = plan.constant("direction", np.array(directions, np.int8))
     else:
-        first = plan.constant("scale", np.ones(filters, np.float32))
-        second = plan.constant("bias", np.ones(filters, np.float32))
+        first = plan.constant("scale", np.ones(scales or filters, np.float32))
+        second = plan.constant("bias", np.ones(biases or filters, np.float32))
     fields: dict[str, object] = {"kernel": (3, 3), "pads": (1, 1, 1, 1), "name": "conv1"}
     op = "binary_conv_threshold" if threshold else "binary_conv"
     plan.node(op, (signs, weights, first, second), y, **(fields | settings))
@@ -199,12 +201,16 @@ NODE_CASES = {
     "clamp of NaN": ({"minimum": math.nan}, "clamps to"),
     "direction": ({"directions": (1, 1, 1, 0, 1, 1, 1, 1)}, "direction 3 is 0"),
     "directions": ({"directions": (1,) * 9}, "[9,1,1,1], and [8,1,1,1]"),
+    "scales": ({"scales": 7}, "`scale` has shape [7,1,1,1], and [8,1,1,1] is needed"),
+    "biases of two maps": ({"scales": 16}, "`bias` has shape [8,1,1,1], and [16,1,1,1] is needed"),
+    "scales of two maps": ({"biases": 16}, "`bias` has shape [16,1,1,1], and [8,1,1,1] is needed"),
 }
 
 
 def test_the_plan_of_the_node_cases_loads(open_plan: Open) -> None:
     open_plan(packed_conv().to_bytes())
     open_plan(packed_conv(directions=(1, -1) * 4).to_bytes())
+    open_plan(packed_conv(scales=16, biases=16).to_bytes())
 
 
 @pytest.mark.parametrize(("changes", "part"), NODE_CASES.values(), ids=NODE_CASES)
