@@ -5,7 +5,8 @@
 The first call makes a Python environment in DIR with LCE and TensorFlow (1.9 GB) and converts the networks there with LCE's own converter.
 QuickNet and Bi-Real Net come from larq_zoo and from our zoo, both with random weights, 224x224x3; both sides have to say the same number
 of multiply-accumulates. Each engine runs in a process of its own, pinned to the same processor, on one thread, and is asked for one run
-after the other: in each round every contestant runs once for its caches, then once timed. Trust the ratios.
+after the other: in each round every contestant runs once for its caches, then once timed. Printed are medians with the 10th and 90th
+percentile; a ratio is taken within each round, so that a machine that slows down slows both. Trust the ratios.
 """
 
 import argparse
@@ -79,8 +80,8 @@ def rounds(name: str, ours: Engine, lce: Engine, count: int) -> tuple[Times, Tim
     return times, kinds
 
 
-def spread(milliseconds: list[float]) -> str:
-    low, median, high = np.percentile(milliseconds, [10, 50, 90])
+def spread(values: list[float]) -> str:
+    low, median, high = np.percentile(values, [10, 50, 90])
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -90,11 +91,10 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def time_row(name: str, times: Times) -> list[str]:
-    """Medians with their spread, and how many times faster than LCE at its best and as it comes we are."""
-    medians = {contestant: float(np.median(values)) for contestant, values in times.items()}
-    best = min(medians[setting] for setting in SETTINGS)
-    ratios = (best / medians[OURS], medians["default"] / medians[OURS])
-    return [name, *(spread(times[contestant]) for contestant in (*SETTINGS, OURS)), *(f"{ratio:.2f}" for ratio in ratios)]
+    """Times with their spread, and how many times faster we are, round by round, than LCE at its best and as it comes."""
+    best = min(SETTINGS, key=lambda setting: np.median(times[setting]))
+    ratios = ([theirs / ours for theirs, ours in zip(times[setting], times[OURS], strict=True)] for setting in (best, "default"))
+    return [name, *(spread(times[contestant]) for contestant in (*SETTINGS, OURS)), *map(spread, ratios)]
 
 
 def split_row(name: str, kinds: Times) -> list[str]:
