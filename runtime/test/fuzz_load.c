@@ -59,7 +59,7 @@ static void allow(const struct bd_tensor *tensor) {
 static void run_guarded(bd_model *model, const void *plan) {
     size_t arena = (size_t)model->header.arena_bytes, bytes = (size_t)model->header.file_bytes;
     const struct bd_worker worker = model->workers[0];
-    memset(model->memory, 0, arena);
+    memset(model->input->data, 0, (size_t)model->input->bytes);
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         const struct bd_step *step = &model->steps[i];
         const struct bd_plan_node *node = step->node;
