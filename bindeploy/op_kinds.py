@@ -15,6 +15,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "binary_conv",
         "binary_conv_threshold",
         "binary_weight_conv",
+        "binary_weight_int8_conv",
         "binary_max_pool",
     ),
     FLOAT: (

@@ -35,6 +35,12 @@ FEWER = {
 }
 """What these do not speed up has no row of theirs; channel by channel, scalar rows are vectors."""
 
+LOOKUPS = {(op, out) for op in ("wgemm", "wgemv") for out in ("f32", "i32")}
+TOGETHER = (
+    {*LOOKUPS, ("tables", "f32"), ("tables", "i16")},
+    {("igemm", "i32"), ("igemv", "i32")},
+)
+"""Ops that an ISA has all of or none."""
 by_name = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 
 
@@ -54,7 +60,8 @@ def test_a_name_says_what_its_row_says(kernel):
 @by_name
 def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
     homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
-    assert [re.sub("_(float|edge|channels)$", "", home) for home in homes] == [kernel.isa.split("_")[0]]
+    kinds = "_(float|edge|channels|weights|int8)$"
+    assert [re.sub(kinds, "", home) for home in homes] == [kernel.isa.split("_")[0]]
 
 
 def defines(path, name: str) -> bool:
@@ -79,7 +86,11 @@ def test_every_isa_has_every_op_it_can_speed_up(isa):
     """Edges pay where a vector is counted at once."""
     ops = FEWER.get(isa, OUTPUTS)
     rows = {(kernel.op, kernel.out) for kernel in KERNELS if kernel.isa == isa}
-    assert rows - {("bgemm_edge", "i32")} == {(op, OUTPUTS[op]) for op in ops}
+    assert rows - {("bgemm_edge", "i32")} - set().union(*TOGETHER) == {
+        (op, OUTPUTS[op]) for op in ops
+    }
+    for together in TOGETHER:
+        assert rows & together in (set(), together)
 
 
 def test_isas_stand_together_slowest_first():

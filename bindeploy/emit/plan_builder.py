@@ -21,7 +21,10 @@ from bindeploy.errors import BindeployError
 GIVES_BITS = {"binarize", "binary_conv_threshold", "binary_max_pool", "int8_conv_threshold"}
 RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "conv": 3}
 """Ops that add a tensor to their result, and the input that takes it."""
-CLAMPS = {*RESIDUALS, "affine", "add", "clip", "prelu", "int8_conv"}
+CLAMPS = {
+    *(*RESIDUALS, "binary_weight_int8_conv", "int8_conv"),
+    *("affine", "add", "clip", "prelu"),
+}
 """Ops that hold their result in [minimum, maximum]."""
 UNCLAMPED = {"minimum": -math.inf, "maximum": math.inf}
 

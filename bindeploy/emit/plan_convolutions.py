@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bindeploy import bits
 from bindeploy.emit.plan_builder import Builder, View, name_of, operand, refusal
 from bindeploy.emit.plan_layout import Layout
+from bindeploy.emit.plan_quantization import input_scale
 from bindeploy.emit.plan_window import Window, window
 
 VECTORS: dict[str, dict[str, type]] = {
@@ -165,10 +166,17 @@ def _binary(
     """Plan op `op` with packed `kernel` [F, KH, KW, row bytes]."""
     name = name_of(node)
     read = builder.floats if op == "binary_weight_conv" else builder.signs
-    inputs = [read(x, name), builder.constant(kernel, f"{name}/bits")]
+    vectors: dict[str, NDArray] = {}
     for index, (label, dtype) in enumerate(VECTORS[op].items(), 2):
         vector = builder.array(node, index)
         if vector.shape != (len(kernel),):
             raise refusal(node, f"{label} {list(vector.shape)} does not fit {len(kernel)} filters")
-        inputs.append(builder.constant(vector.astype(dtype), f"{name}/{label}"))
+        vectors[label] = vector.astype(dtype)
+    inputs = [read(x, name), builder.constant(kernel, f"{name}/bits")]
+    step = input_scale(builder, node) if op == "binary_weight_conv" else None
+    if step is not None:
+        op = "binary_weight_int8_conv"
+        inputs.append(builder.constant(step, f"{name}/input_scale"))
+        vectors["scale"] = vectors["scale"] * step
+    inputs += [builder.constant(vector, f"{name}/{label}") for label, vector in vectors.items()]
     return builder.result(node, op, tuple(inputs), shape, layout, **settings, **asdict(seen))

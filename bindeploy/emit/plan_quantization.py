@@ -4,7 +4,8 @@
 
 The plan has no tensor of integers: what stands between the two nodes is already q * scale there.
 So QuantizeLinear does all the work, and is taken only where nothing but DequantizeLinear with the
-same scale reads it.
+same scale reads it. A layer of 1-bit weights rounds its input itself, and where nothing else reads
+those floats there is no op at all; where something does, rounding them again changes nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ def quantize_linear(builder: Builder, node: ir.Node) -> View:
     if output.is_graph_output() or any(not _undoes(*use) for use in output.uses()):
         raise refusal(node, "the runtime runs it where DequantizeLinear alone reads its integers")
     x, name = builder.view(node, 0), name_of(node)
+    floats = [use.node.outputs[0] for use in output.uses()]
+    if all(_rounded_by_layers(value) for value in floats):
+        return builder.alias(node, x, x.layout)
     inputs = (builder.floats(x, name), builder.constant(scale, f"{name}/scale"))
     return builder.result(node, "quantize_int8", inputs, x.activation.shape, x.layout)
 
@@ -39,6 +43,20 @@ def dequantize_linear(builder: Builder, node: ir.Node) -> View:
     if scale != other:
         raise refusal(node, f"its scale is {scale}, that of `{name_of(maker)}` {other}; use one")
     return builder.alias(node, x, x.layout)
+
+
+def input_scale(builder: Builder, node: ir.Node) -> np.ndarray | None:
+    """The scale of the integers that a layer's input stands for, float32 [1]; None of floats."""
+    maker = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if maker is None or (maker.domain, maker.op_type) != ("", "DequantizeLinear"):
+        return None
+    return _scale(builder, maker)
+
+
+def _rounded_by_layers(floats: ir.Value) -> bool:
+    layers = [use.node.op_type for use in floats.uses() if use.idx == 0]
+    only = not floats.is_graph_output() and len(layers) == len(floats.uses())
+    return only and all(name in ("BinaryWeightConv2d", "BinaryWeightLinear") for name in layers)
 
 
 def _undoes(reader: ir.Node, index: int) -> bool:

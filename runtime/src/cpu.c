@@ -41,7 +41,7 @@ static int has_avx512(void) {
     unsigned a, b, c, d;
     if (!has_avx2() || !saves(xmm_ymm_zmm_masks) || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return 0;
-    return (b & wanted) == wanted && (c & bit_AVX512VPOPCNTDQ);
+    return (b & wanted) == wanted && (c & bit_AVX512VPOPCNTDQ) && (c & bit_AVX512VNNI);
 }
 #endif
 

@@ -59,6 +59,23 @@ static const struct bd_kernel *choose_kernel(const struct bd_step *step, const c
     return edge != NULL && edge > plain ? edge : plain;
 }
 
+/* Sums are looked up where the instruction set has rows for that, and else computed. */
+static void choose_multiplication(struct bd_step *step, const char *isa) {
+    const struct bd_operator *op = step->op;
+    if (op->lookup_out != NULL && !bd_is_depthwise(step))
+        step->tables = bd_choose("tables", op->tables_out, isa);
+    if (step->tables != NULL)
+        step->kernel = bd_choose(bd_pixels(step->out) == 1 ? "wgemv" : "wgemm", op->lookup_out, isa);
+    else
+        step->kernel = choose_kernel(step, isa);
+}
+
+/* Integers that were looked up take the map of integers, though the same op may sum floats elsewhere. */
+static const char *transform_of(const struct bd_step *step) {
+    int integers = step->kernel != NULL && strcmp(step->kernel->out, "i32") == 0;
+    return integers && strcmp(step->op->transform_op, "faffine") == 0 ? "affine" : step->op->transform_op;
+}
+
 static int choose_kernels(struct bd_model *model, const char *isa, char *error) {
     if (isa != NULL && bd_choose("bgemm", "i32", isa) == NULL) {
         char known[128];
@@ -68,9 +85,9 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         struct bd_step *step = &model->steps[i];
         if (step->op->kernel_op != NULL)
-            step->kernel = choose_kernel(step, isa);
+            choose_multiplication(step, isa);
         if (step->op->transform_op != NULL)
-            step->transform = bd_choose(step->op->transform_op, step->op->transform_out, isa);
+            step->transform = bd_choose(transform_of(step), step->op->transform_out, isa);
         if (step->op->after_op != NULL)
             step->after = bd_choose(step->op->after_op, "f32", isa);
     }

@@ -69,6 +69,7 @@ struct bd_step {
     const struct bd_tensor *in[BD_MAX_INPUTS]; /* NULL where absent */
     const struct bd_tensor *out;
     const struct bd_kernel *kernel;    /* NULL where the op has none */
+    const struct bd_kernel *tables;    /* what the kernel looks sums up in; NULL where it multiplies */
     const struct bd_kernel *transform; /* of the kernel's tile into the output; NULL where the op has none */
     const struct bd_kernel *after;     /* of the transformed floats; NULL where the op has none */
     struct bd_window window;
@@ -140,6 +141,8 @@ struct bd_operator {
     const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
     const char *depthwise_op; /* in place of kernel_op where each channel is a group of its own; NULL where none is */
+    const char *lookup_out;   /* in place of both a wgemm or wgemv of this output, where this CPU has one; or NULL */
+    const char *tables_out;   /* its tables */
     const char *transform_op; /* "affine", "threshold" or NULL */
     const char *transform_out;
     const char *after_op; /* "faffine" or NULL: of floats to floats */

@@ -27,6 +27,37 @@ typedef void bd_fgemm_f32_function(size_t taps, size_t channels, const float *co
 typedef bd_bgemm_i32_function bd_bgemv_i32_function;
 typedef bd_fgemm_f32_function bd_fgemv_f32_function;
 
+/* The weights of a layer of packed signs as codes, MR of a `tables` row together: bit i of a code is 1 where the weight
+ * of channel g * MR + i is -1. tables[(p * groups + g) * NR + code] is the sum that such a code gives, of MR channels
+ * of pixel p from g * MR on, groups = ceil(channels / MR); channels beyond the last are 0. NR is 2^MR. Tables
+ * of i16 are of the integers clamp(round(x / scale), -128, 127), and stand as the wgemm of the same instruction set
+ * wants them. */
+typedef void bd_tables_f32_function(size_t pixels, size_t channels, const float *x, float *tables);
+typedef void bd_tables_i16_function(size_t pixels, size_t channels, const float *x, float scale, int16_t *tables);
+
+/* out[m * out_stride + n] = sum over t < taps, g < groups of entry code(t, g, n) of table g of rows[t * MR + m]
+ * with `tables` of the same instruction set; i32 reads tables of i16. Weights are words [t][word][NR], each as many
+ * codes as it has room for, the first one lowest: of 32 bits for f32, for i32 of 16 where a code has five bits and of 8
+ * where it has four. */
+typedef void bd_wgemm_f32_function(size_t taps, size_t groups, const void *const *rows, const void *weights, float *out,
+                                   size_t out_stride);
+typedef void bd_wgemm_i32_function(size_t taps, size_t groups, const void *const *rows, const void *weights,
+                                   int32_t *out, size_t out_stride);
+
+/* The same with MR = 1. */
+typedef bd_wgemm_f32_function bd_wgemv_f32_function;
+typedef bd_wgemm_i32_function bd_wgemv_i32_function;
+
+/* out[m * out_stride + n] = sum over k < quads, i < 4 of
+ *                           (tile[(m * quads + k) * 4 + i] - 128) * weights[(k * NR + n) * 4 + i]
+ * offsets[n] is -128 times the sum of filter n's weights, for rows that multiply without that 128. What comes out fits
+ * in 32 bits; on the way there sums may wrap. */
+typedef void bd_igemm_i32_function(size_t quads, const uint8_t *tile, const int8_t *weights, const int32_t *offsets,
+                                   int32_t *out, size_t out_stride);
+
+/* The same with MR = 1. */
+typedef bd_igemm_i32_function bd_igemv_i32_function;
+
 /* bits[p * ceil(channels / 64) + k]: bit c % 64 of word c / 64 is 1 where !(values[p * channels + c] >= 0) */
 typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float *values, uint64_t *bits);
 
@@ -87,7 +118,7 @@ typedef void bd_bdepthwise_i32_function(const struct bd_taps *taps, size_t pixel
 
 struct bd_kernel {
     const char *op;  /* bgemm, bgemm_edge, fgemm, affine, ... */
-    const char *out; /* i32, f32, b1, u64 */
+    const char *out; /* i32, i16, f32, b1, u64 */
     const char *isa;
     const char *name;
     int mr, nr;
@@ -97,6 +128,14 @@ struct bd_kernel {
         bd_fgemm_f32_function *fgemm_f32;
         bd_bgemv_i32_function *bgemv_i32;
         bd_fgemv_f32_function *fgemv_f32;
+        bd_tables_f32_function *tables_f32;
+        bd_tables_i16_function *tables_i16;
+        bd_wgemm_f32_function *wgemm_f32;
+        bd_wgemm_i32_function *wgemm_i32;
+        bd_wgemv_f32_function *wgemv_f32;
+        bd_wgemv_i32_function *wgemv_i32;
+        bd_igemm_i32_function *igemm_i32;
+        bd_igemv_i32_function *igemv_i32;
         bd_binarize_b1_function *binarize_b1;
         bd_affine_f32_function *affine_f32;
         bd_threshold_b1_function *threshold_b1;

@@ -48,8 +48,8 @@ void fill_floats(char *bytes, size_t count, int whole) {
     }
 }
 
-/* The choice is a row the CPU has; holding to an ISA never gives a later one; an unknown ISA gives none. Edges have no
- * row in plain C, so a CPU may have none of them. */
+/* The choice is a row the CPU has; holding to an ISA never gives a later one; an unknown ISA gives none. Of an op that
+ * has no row in plain C a CPU may have none at all. */
 static struct tally check_choice(const struct bd_kernel *kernels, size_t count) {
     struct tally tally = {0, 0};
     for (size_t i = 0; i < count; i++) {
@@ -58,7 +58,7 @@ static struct tally check_choice(const struct bd_kernel *kernels, size_t count) 
         const struct bd_kernel *held = bd_choose(kernel->op, kernel->out, kernel->isa);
         int has = bd_cpu_has(kernel->isa);
         int fits = kernel->mr <= BD_MAX_MR && kernel->nr <= BD_MAX_NR;
-        int chosen = best ? bd_cpu_has(best->isa) : !has && !strcmp(kernel->op, "bgemm_edge");
+        int chosen = best ? bd_cpu_has(best->isa) : !has && bd_choose(kernel->op, kernel->out, "scalar") == NULL;
         int right = fits && chosen && (has ? held && held >= kernel && held <= best : !held);
         tally.failed += !right || (has && strcmp(held->isa, kernel->isa)) || (has && best < kernel);
         tally.failed += bd_choose(kernel->op, kernel->out, "nonsense") != NULL;
@@ -94,7 +94,12 @@ int main(void) {
                   {"fdepthwise", check_windows},
                   {"bdepthwise", check_bit_windows},
                   {"fmax", check_windows},
-                  {"fmean", check_windows}};
+                  {"fmean", check_windows},
+                  {"wgemm", check_wgemm},
+                  {"wgemv", check_wgemm},
+                  {"igemm", check_igemm},
+                  {"igemv", check_igemm},
+                  {"tables", check_tables}};
     size_t count;
     const struct bd_kernel *kernels = bd_kernels(&count);
     int failed = report("bd_choose", check_choice(kernels, count)), passed = !failed;

@@ -42,6 +42,8 @@ def every_op_plan(side: int = 6) -> bytes:
     quantized = step("quantize_int8", (x, step_size), (1, side, side, 3))
     stem = (quantized, weights, vector("stem.scale", CHANNELS), vector("stem.bias", CHANNELS))
     floats = step("binary_weight_conv", stem, wide, **padded)
+    whole = (floats, packed("whole.bits", CHANNELS, 3, 3, CHANNELS), step_size, *stem[2:])
+    floats = step("binary_weight_int8_conv", whole, wide, **padded)
     signs = step("binarize", (floats,), wide, to_bits=True)
     thresholds = plan.constant("thresholds", random.integers(-9, 9, CHANNELS, np.int32))
     inputs = (signs, packed("first.bits", CHANNELS, 3, 3, CHANNELS), thresholds, directions("d1"))

@@ -4,14 +4,13 @@
  *   dot = sum over taps and channels of q * weight      exact in 32 bits; a padded tap reads 0
  *   y   = clamp(scale * dot + bias), or the bit of dot < threshold
  *
- * What a few pixels see is copied beside each other as 16-bit integers: compilers turn the sum of their products with
+ * Where this CPU has an igemm, it multiplies tiles (int8_tiles.c); elsewhere, and for depthwise layers,
+ * what a few pixels see is copied beside each other as 16-bit integers: compilers turn the sum of their products with
  * 8-bit weights into the multiply-adds that every vector unit has for 16 bits. Rows are padded with zeros to a multiple
  * of 16, so that no loop has a rest; weights whose rows are such multiples are read in place. */
-#include "nearest.h"
-#include "parameters.h"
-#include "window.h"
+#include "int8_tiles.h"
+#include "quantize.h"
 
-#include <float.h>
 #include <string.h>
 
 /* Pixels that are multiplied at once, filters whose sums are transformed at once (those of one word of bits), and what
@@ -32,15 +31,6 @@ static int check_sums(const struct bd_step *step, size_t depth, char *error) {
     return 0;
 }
 
-static int check_input_scale(const struct bd_step *step, char *error) {
-    if (bd_check_vector(step, 2, 1, error))
-        return 1;
-    float scale = *(const float *)step->in[2]->data;
-    if (!(scale > 0 && scale <= FLT_MAX))
-        return bd_fail_at(step, error, "input scale is %g: finite numbers above 0 are possible", (double)scale);
-    return 0;
-}
-
 /* Weights [F, KH, KW, C / group] that fit the window, the input and the output. */
 static int check_weights(struct bd_step *step, char *error) {
     const struct bd_plan_node *node = step->node;
@@ -58,8 +48,10 @@ static int check_weights(struct bd_step *step, char *error) {
     size_t depth = (size_t)weights[1] * (size_t)weights[2] * (size_t)weights[3];
     step->tiled.filters = filters;
     step->tiled.taps = weights[1] * weights[2];
+    step->tiled.groups = group;
+    step->tiled.channels = channels / group;
     step->macs = (uint64_t)bd_pixels(step->out) * (uint64_t)filters * depth;
-    return check_sums(step, depth, error) || check_input_scale(step, error);
+    return check_sums(step, depth, error) || bd_check_step_size(step, 2, error);
 }
 
 static int check_int8_conv(struct bd_step *step, char *error) {
@@ -72,14 +64,9 @@ static int check_int8_conv_threshold(struct bd_step *step, char *error) {
            bd_check_directions(step, 4, step->tiled.filters, error);
 }
 
-/* What one group sees of a pixel's window: its channels times the taps. */
-static size_t depth_of(const struct bd_step *step) {
-    return (size_t)step->tiled.taps * (size_t)(step->window.channels / step->node->group);
-}
-
-/* The same as a row: padded. */
+/* What one group sees of a pixel, as a row: padded. */
 static size_t row_of(const struct bd_step *step) {
-    return (depth_of(step) + VECTOR - 1) / VECTOR * VECTOR;
+    return (bd_depth(step) + VECTOR - 1) / VECTOR * VECTOR;
 }
 
 static size_t patch_of(const struct bd_step *step) {
@@ -88,10 +75,14 @@ static size_t patch_of(const struct bd_step *step) {
 
 /* The patches of each worker, and the integers of the input. */
 static void prepare_int8_conv(struct bd_model *model, struct bd_step *step) {
+    if (step->kernel != NULL) {
+        bd_prepare_int8_tiles(model, step);
+        return;
+    }
     uint64_t patches = PIXELS * (uint64_t)patch_of(step) * sizeof(int16_t);
     bd_scratch(model, BD_EXPANDED, patches);
     bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * (uint64_t)step->window.channels);
-    size_t depth = depth_of(step), row = row_of(step), filters = (size_t)step->tiled.filters;
+    size_t depth = bd_depth(step), row = row_of(step), filters = (size_t)step->tiled.filters;
     if (depth == row)
         return;
     step->tiled.weights = bd_take(&model->weights, (uint64_t)filters * row);
@@ -107,14 +98,6 @@ static void prepare_int8_conv_threshold(struct bd_model *model, struct bd_step *
     step->tiled.flips = bd_take(&model->tables, bd_words(step->tiled.filters) * sizeof(uint64_t));
     if (model->memory != NULL)
         bd_pack_directions((size_t)step->tiled.filters, step->in[4]->data, step->tiled.flips);
-}
-
-static void quantize(size_t count, const float *x, float scale, int8_t *q) {
-    for (size_t i = 0; i < count; i++) {
-        float value = bd_nearest(x[i] / scale);
-        value = value >= -128 ? value : -128;
-        q[i] = (int8_t)(value <= 127 ? value : 127);
-    }
 }
 
 /* `pixels` pixels side by side from column `x` on; those beyond the border are 0. */
@@ -135,7 +118,7 @@ static void copy_run(const struct bd_window *window, const int8_t *line, int x, 
 static void gather(const struct bd_step *step, const int8_t *integers, size_t pixel, int16_t *patch) {
     const struct bd_window *window = &step->window;
     int groups = step->node->group, together = groups == 1 && window->dilation_x == 1 ? window->kernel_width : 1;
-    size_t channels = (size_t)(window->channels / groups), padding = row_of(step) - depth_of(step);
+    size_t channels = (size_t)(window->channels / groups), padding = row_of(step) - bd_depth(step);
     int top = (int)(pixel / (size_t)window->out_width) * window->stride_y - window->pad_top;
     int left = (int)(pixel % (size_t)window->out_width) * window->stride_x - window->pad_left;
     for (int group = 0; group < groups; group++, integers += channels) {
@@ -179,38 +162,52 @@ static void multiply_one(size_t row, const int16_t *restrict patch, size_t strid
     *dots = sum;
 }
 
-/* Writes the output of `pixels` pixels from `first_pixel` on and `filters` filters from `first_filter` on. */
-typedef void transform_function(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
-                                size_t first_filter, size_t filters);
-
-static void to_floats(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
-                      size_t first_filter, size_t filters) {
-    size_t channels = (size_t)step->tiled.filters;
-    const float *scale = (const float *)step->in[3]->data + first_filter;
-    const float *bias = (const float *)step->in[4]->data + first_filter;
-    float *y = (float *)step->out->data + first_pixel * channels + first_filter;
-    step->transform->run.affine_f32(pixels, filters, dots, FILTERS, scale, bias, NULL, step->node->minimum,
-                                    step->node->maximum, y, channels);
+static void to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    (void)model;
+    const float *scale = (const float *)step->in[3]->data + strip->first_filter;
+    const float *bias = (const float *)step->in[4]->data + strip->first_filter;
+    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, NULL,
+                                    step->node->minimum, step->node->maximum, bd_floats_at(step, step->out, strip),
+                                    (size_t)step->tiled.filters);
 }
 
-static void to_bits(const struct bd_step *step, const int32_t *dots, size_t first_pixel, size_t pixels,
-                    size_t first_filter, size_t filters) {
-    size_t words = bd_words(step->tiled.filters), word = first_filter / FILTERS;
-    const int32_t *thresholds = (const int32_t *)step->in[3]->data + first_filter;
-    uint64_t *bits = (uint64_t *)step->out->data + first_pixel * words + word;
-    step->transform->run.threshold_b1(pixels, filters, dots, FILTERS, thresholds, step->tiled.flips[word], 0, bits,
-                                      words);
+/* The filters of a word come one after the other, from its lowest bit on; those of a group may end inside a word. */
+static void to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    (void)model;
+    size_t words = bd_words(step->tiled.filters), count = 0;
+    const int32_t *dots = strip->sums, *thresholds = (const int32_t *)step->in[3]->data + strip->first_filter;
+    for (size_t done = 0; done < strip->filters; done += count) {
+        size_t filter = strip->first_filter + done, first = filter % 64, left = strip->filters - done;
+        count = left < 64 - first ? left : 64 - first;
+        uint64_t flips = step->tiled.flips[filter / 64] >> first & (~UINT64_C(0) >> (64 - count));
+        uint64_t *bits = (uint64_t *)step->out->data + strip->first_pixel * words + filter / 64;
+        step->transform->run.threshold_b1(strip->pixels, count, dots + done, strip->stride, thresholds + done, flips,
+                                          first, bits, words);
+    }
+}
+
+static void tile_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    bd_multiply_int8(step, strip);
+    to_floats(model, step, strip);
+}
+
+static void tile_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    bd_multiply_int8(step, strip);
+    to_bits(model, step, strip);
 }
 
 static void quantize_input(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     struct bd_range share = bd_share_of(worker, bd_pixels(step->in[0]) * (size_t)step->window.channels);
-    quantize(share.end - share.first, (const float *)step->in[0]->data + share.first, *(const float *)step->in[2]->data,
-             (int8_t *)model->shared[BD_REGROUPED] + share.first);
+    if (step->kernel != NULL)
+        bd_quantize_tiles(model, step, worker);
+    else
+        bd_quantize(share.end - share.first, (const float *)step->in[0]->data + share.first,
+                    *(const float *)step->in[2]->data, (int8_t *)model->shared[BD_REGROUPED] + share.first);
 }
 
 /* Where the last tile has fewer pixels, the patches of earlier ones stand in for the rest, and are not written. */
-static void run(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
-                transform_function *transform) {
+static void run_rows(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                     bd_strip_function *finish) {
     size_t row = row_of(step), stride = patch_of(step);
     struct bd_range share = bd_share_of(worker, (bd_pixels(step->out) + PIXELS - 1) / PIXELS);
     size_t pixels = share.end * PIXELS < bd_pixels(step->out) ? share.end * PIXELS : bd_pixels(step->out);
@@ -230,24 +227,41 @@ static void run(const struct bd_model *model, const struct bd_step *step, const 
             for (size_t n = 0; n < some; n++)
                 (tile > 1 ? multiply : multiply_one)(row, patches + (first + n) / in_group * row, stride,
                                                      weights + (first + n) * row, dots + n);
-            transform(step, dots, pixel, tile, first, some);
+            struct bd_strip strip = {.first_pixel = pixel,
+                                     .pixels = tile,
+                                     .first_filter = first,
+                                     .filters = some,
+                                     .sums = dots,
+                                     .stride = FILTERS};
+            finish(model, step, &strip);
         }
     }
 }
 
 static void run_int8_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
-    run(model, step, worker, to_floats);
+    static const struct bd_convolution convolution = {bd_copy_windows, bd_block_weights, tile_to_floats};
+    if (step->kernel != NULL)
+        bd_convolve(model, step, worker, &convolution);
+    else
+        run_rows(model, step, worker, to_floats);
 }
 
 static void run_int8_conv_threshold(const struct bd_model *model, const struct bd_step *step,
                                     const struct bd_worker *worker) {
-    run(model, step, worker, to_bits);
+    static const struct bd_convolution convolution = {bd_copy_windows, bd_block_weights, tile_to_bits};
+    if (step->kernel != NULL)
+        bd_convolve(model, step, worker, &convolution);
+    else
+        run_rows(model, step, worker, to_bits);
 }
 
 const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
                                                   .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32},
                                                   .out = BD_F32,
                                                   .constants_from = 1,
+                                                  .kernel_op = "igemm",
+                                                  .kernel_out = "i32",
+                                                  .one_pixel_op = "igemv",
                                                   .transform_op = "affine",
                                                   .transform_out = "f32",
                                                   .check = check_int8_conv,
@@ -259,6 +273,9 @@ const struct bd_operator bd_operator_int8_conv_threshold = {.name = "int8_conv_t
                                                             .in = {BD_F32, BD_I8, BD_F32, BD_I32, BD_I8},
                                                             .out = BD_BITS,
                                                             .constants_from = 1,
+                                                            .kernel_op = "igemm",
+                                                            .kernel_out = "i32",
+                                                            .one_pixel_op = "igemv",
                                                             .transform_op = "threshold",
                                                             .transform_out = "b1",
                                                             .check = check_int8_conv_threshold,

@@ -1,20 +1,39 @@
 /* Floats to the floats that 8-bit integers stand for: y = scale * clamp(round(x / scale), -128, 127). */
 #include "../affine.h"
 #include "nearest.h"
-#include "parameters.h"
+#include "quantize.h"
 
 #include <float.h>
 
-static int check_quantize_int8(struct bd_step *step, char *error) {
-    if (bd_check_same_shape(step, step->in[0], error) || bd_check_vector(step, 1, 1, error))
+int bd_check_step_size(const struct bd_step *step, int index, char *error) {
+    if (bd_check_vector(step, index, 1, error))
         return 1;
-    float scale = *(const float *)step->in[1]->data;
+    float scale = *(const float *)step->in[index]->data;
     if (!(scale > 0 && scale <= FLT_MAX))
-        return bd_fail_at(step, error, "scale is %g: finite numbers above 0 are possible", (double)scale);
+        return bd_fail_at(step, error, "input scale is %g: finite numbers above 0 are possible", (double)scale);
     return 0;
 }
 
-/* A quotient, no product with 1 / scale: their last bits differ, and every engine divides. */
+static float quantized(float x, float scale) {
+    float value = bd_nearest(x / scale);
+    value = value >= -128 ? value : -128;
+    return value <= 127 ? value : 127;
+}
+
+void bd_quantize(size_t count, const float *x, float scale, int8_t *integers) {
+    for (size_t i = 0; i < count; i++)
+        integers[i] = (int8_t)quantized(x[i], scale);
+}
+
+void bd_quantize_floats(size_t count, const float *x, float scale, float *integers) {
+    for (size_t i = 0; i < count; i++)
+        integers[i] = quantized(x[i], scale);
+}
+
+static int check_quantize_int8(struct bd_step *step, char *error) {
+    return bd_check_same_shape(step, step->in[0], error) || bd_check_step_size(step, 1, error);
+}
+
 static void run_quantize_int8(const struct bd_model *model, const struct bd_step *step,
                               const struct bd_worker *worker) {
     (void)model;
