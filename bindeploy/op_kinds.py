@@ -1,7 +1,7 @@
 """What the time of a network goes to: layers of bits, layers of floats, and the glue between them.
 
-Glue is whatever has neither weights nor a window: packing, layout changes, copies, quantization,
-and values transformed one by one. Folded into the layer before it, it would cost little.
+Glue is packing, layout changes, copies, quantization, and maps and sums of single values: folded
+into the layer before it, it would cost little.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ KINDS: dict[str, tuple[str, ...]] = {
         "int8_conv_threshold",
         "max_pool",
         "average_pool",
+        "matmul",
+        "layer_norm",
+        "softmax",
+        "gelu",
+        "gelu_tanh",
+        "silu",
+        "hard_swish",
+        "sigmoid",
+        "tanh",
+        "erf",
     ),
     GLUE: (
         "to_nhwc",
@@ -39,6 +49,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "concat",
         "depth_to_space",
         "space_to_depth",
+        "rearrange",
     ),
 }
 """Every op of `runtime/src/ops.inc` stands in one kind. An int8 layer is no layer of bits."""

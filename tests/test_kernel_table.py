@@ -24,14 +24,18 @@ OUTPUTS = {
     "bdepthwise": "i32",
     "fmax": "f32",
     "fmean": "f32",
+    "map": "f32",
+    "softmax": "f32",
+    "layer_norm": "f32",
 }
 ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "neon_wide", "zbb", "simd128"]
 CHANNEL_BY_CHANNEL = {"faffine", "fprelu", "fdepthwise", "bdepthwise", "fmax", "fmean"}
+OF_TRANSFORMERS = {"map", "softmax", "layer_norm"}
 FEWER = {
     "popcnt": {"bgemm", "bgemv", "peak"},
     "neon_wide": set(),
     "zbb": {"bgemm", "bgemv", "fgemm"},
-    "simd128": set(OUTPUTS) - {"peak"} - CHANNEL_BY_CHANNEL,
+    "simd128": set(OUTPUTS) - {"peak"} - CHANNEL_BY_CHANNEL - OF_TRANSFORMERS,
 }
 """What these do not speed up has no row of theirs; channel by channel, scalar rows are vectors."""
 
@@ -60,7 +64,7 @@ def test_a_name_says_what_its_row_says(kernel):
 @by_name
 def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
     homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
-    kinds = "_(float|edge|channels|weights|int8)$"
+    kinds = "_(float|edge|channels|weights|int8|functions)$"
     assert [re.sub(kinds, "", home) for home in homes] == [kernel.isa.split("_")[0]]
 
 

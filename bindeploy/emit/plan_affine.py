@@ -19,6 +19,9 @@ from bindeploy.emit.plan_builder import (
 from bindeploy.emit.plan_format import Node
 from bindeploy.emit.plan_views import written
 
+BIAS = {"conv": 2, "binary_weight_conv": 3, "layer_norm": 2}
+"""Ops that add a constant to every channel, and the input that is it."""
+
 Vector = NDArray[np.float32]
 """Length C: one value a channel. Length H * W * C: one an element, in that order."""
 
@@ -110,6 +113,8 @@ def affine(
         if _takes(builder, maker, after):
             maker.inputs = (*maker.inputs, *[None] * (3 - len(maker.inputs)), after)
             return builder.held_by(node, maker.output, x.activation.shape, x.layout)
+    if not clamp and (joined := _into_maker(builder, node, x, factors, terms)) is not None:
+        return joined
     factors, terms = as_long(factors, terms), as_long(terms, factors)
     inputs = (
         builder.floats(x, name),
@@ -151,6 +156,27 @@ def floats(builder: Builder, index: int | None) -> Vector:
     """What a constant of the plan holds."""
     assert index is not None
     return np.frombuffer(builder.tensors[index].constant or b"", "<f4")
+
+
+def _into_maker(
+    builder: Builder, node: ir.Node, x: View, factors: Vector, terms: Vector
+) -> View | None:
+    """x from a layer that takes the map in: a bias that was 0, or a LayerNorm that was plain."""
+    maker = builder.maker(x, set(BIAS))
+    if maker is None or len(maker.inputs) > BIAS[maker.op] + 1 + (maker.op == "layer_norm"):
+        return None
+    scale, bias = (floats(builder, maker.inputs[BIAS[maker.op] + i]) for i in (-1, 0))
+    normalizes = maker.op == "layer_norm"
+    may_scale = normalizes and (scale == 1).all()
+    fits = len(factors) == len(terms) == len(bias) and (normalizes or is_unclamped(maker))
+    if bias.any() or not fits or not (may_scale or (factors == 1).all()):
+        return None
+    inputs = [*maker.inputs]
+    inputs[BIAS[maker.op]] = builder.constant(terms, f"{name_of(node)}/bias")
+    if may_scale:
+        inputs[BIAS[maker.op] - 1] = builder.constant(factors, f"{name_of(node)}/scale")
+    maker.inputs = tuple(inputs)
+    return builder.held_by(node, maker.output, x.activation.shape, x.layout)
 
 
 def _takes(builder: Builder, prelu: Node, after: int) -> bool:

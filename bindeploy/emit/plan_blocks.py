@@ -117,6 +117,7 @@ def woven(node: ir.Node) -> Weave | None:
 def unweave(builder: Builder, node: ir.Node, weave: Weave) -> View:
     """The pixels of such three, whose shapes say what the blocks are."""
     x = builder.views[weave.source]
+    assert isinstance(x, View)
     depth, height, width = x.activation.shape
     sizes = [int(size) for size in builder.array(weave.split, 1)][1:]
     line = len(sizes) == 3

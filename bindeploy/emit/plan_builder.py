@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bindeploy.emit.plan_format import TYPE_OF, Node, Shape, Tensor, Type
 from bindeploy.emit.plan_layout import Layout
+from bindeploy.emit.plan_strided import BATCH, Run, Strided, of_view
 from bindeploy.emit.plan_views import Activation, View, nhwc, written
 from bindeploy.errors import BindeployError
 
@@ -26,6 +27,8 @@ CLAMPS = {
     *("affine", "add", "clip", "prelu"),
 }
 """Ops that hold their result in [minimum, maximum]."""
+BATCHLESS = 6
+"""Runs of one rearrange of the plan."""
 UNCLAMPED = {"minimum": -math.inf, "maximum": math.inf}
 
 
@@ -58,12 +61,44 @@ class Builder:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.nodes: list[Node] = []
-        self.views: dict[ir.Value, View] = {}
+        self.views: dict[ir.Value, View | Strided] = {}
         self._constants: dict[tuple[Shape, Type, bytes], int] = {}
         self._makers: dict[int, Node] = {}
 
     def view(self, node: ir.Node, index: int) -> View:
-        """The activation that input `index` of a node reads."""
+        """The activation that input `index` of a node reads, as a picture."""
+        self.seen(node, index)
+        value = operand(node, index)
+        assert value is not None
+        return self.picture_of(value, node)
+
+    def picture_of(self, value: ir.Value, node: ir.Node) -> View:
+        """The picture that `node` makes or reads as `value`; copied in order if it is none."""
+        seen = self.views[value]
+        if isinstance(seen, View):
+            return seen
+        if seen.axes[0] != (BATCH,) or not 1 < len(seen.axes) <= 4:
+            raise refusal(
+                node,
+                f"`{value.name}` has {len(seen.axes)} axes; the runtime takes up to four, N first",
+            )
+        view = self.in_order(seen, name_of(node), readers(value)).view()
+        assert view is not None
+        self.views[value] = view
+        return view
+
+    def rank(self, value: ir.Value) -> int:
+        """How many axes a value has, N included."""
+        seen = self.views[value]
+        return 1 + len(seen.shape) if isinstance(seen, View) else len(seen.axes)
+
+    def strided(self, node: ir.Node, index: int) -> Strided:
+        """The same as steps, whatever its order."""
+        seen = self.seen(node, index)
+        return of_view(seen) if isinstance(seen, View) else seen
+
+    def seen(self, node: ir.Node, index: int) -> View | Strided:
+        """The activation that input `index` of a node reads, as it is known."""
         value = operand(node, index)
         if value is None:
             raise refusal(node, f"input {index} is missing")
@@ -84,6 +119,20 @@ class Builder:
     def vector(self, node: ir.Node, index: int = 0) -> View:
         """The same, which must be [N, features]."""
         return self._written_as(node, index, "[N, features]", Layout.FLAT, Layout.FLAT_LAST)
+
+    def last_as_channels(self, node: ir.Node, index: int = 0) -> View:
+        """The same with its last axis as channels: [N, C], [N, W, C] or [N, H, W, C]."""
+        return self.turned(self.view(node, index), node)
+
+    def turned(self, view: View, node: ir.Node) -> View:
+        """A view whose last axis is the channels; for `node`, a copy where it is not."""
+        one_pixel = math.prod(view.activation.shape[1:]) == 1
+        if one_pixel if view.flat else view.layout.axes.endswith("C"):
+            return view
+        view.activation.readers += 1
+        copy = self.in_order(of_view(view), name_of(node), 1).view()
+        assert copy is not None
+        return copy
 
     def _written_as(self, node: ir.Node, index: int, form: str, *layouts: Layout) -> View:
         view = self.view(node, index)
@@ -176,6 +225,27 @@ class Builder:
         else:
             activation.floats = tensor
         return View(activation, layout)
+
+    def in_order(self, x: Strided, name: str, count: int) -> Strided:
+        """A copy for `count` readers whose elements stand in order."""
+        runs = (*[Run(1, 0)] * BATCHLESS, *(run for run in x.runs if run != BATCH))[-BATCHLESS:]
+        if sum(run != BATCH for run in x.runs) > BATCHLESS:
+            raise BindeployError(f"`{name}`: it reads elements in an order of more than six steps")
+        shape = [*(run.size for run in runs), *(run.step for run in runs), x.first]
+        picture = x.picture()
+        output = self.tensor(Tensor(f"{name}/in_order", Type.F32, nhwc(picture)))
+        inputs = (
+            self.floats(View(x.activation), name),
+            self.constant(np.array(shape, np.int32), f"{name}/steps"),
+            self.constant(np.array([x.factor], np.float32), f"{name}/factor"),
+        )
+        self.add(Node("rearrange", f"{name}/in_order", inputs, output))
+        return x.in_order(Activation(f"{name}/in_order", picture, count, floats=output))
+
+    def moved(self, node: ir.Node, *parts: Strided) -> list[View | Strided]:
+        """What the outputs of an ONNX node are that moves no data: pictures where they can be."""
+        parts[0].activation.readers += sum(map(readers, node.outputs)) - 1
+        return [part.view() or part for part in parts]
 
     def alias(self, node: ir.Node, view: View, layout: Layout) -> View:
         """What an ONNX node gives that moves no data: its readers are readers of the activation."""

@@ -6,6 +6,7 @@ A dense layer over [C, H, W] is a convolution as large as its input: ONNX lists 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from bindeploy import bits
 from bindeploy.emit.plan_builder import Builder, View, name_of, operand, refusal
-from bindeploy.emit.plan_layout import Layout
+from bindeploy.emit.plan_layout import Layout, Picture
 from bindeploy.emit.plan_quantization import input_scale
 from bindeploy.emit.plan_window import Window, window
 
@@ -62,29 +63,33 @@ def gemm(builder: Builder, node: ir.Node) -> View:
     weights = builder.array(node, 1)
     weights = weights if attributes.get_int("transB", 0) else weights.T
     bias = builder.array(node, 2) if operand(node, 2) is not None else np.zeros(1)
-    return _dense(builder, node, weights, bias.reshape(-1))
+    return linear(builder, node, weights, bias.reshape(-1))
 
 
-def matmul(builder: Builder, node: ir.Node) -> View:
-    """MatMul of [N, features] with a constant [features, F], as a dense layer."""
-    return _dense(builder, node, builder.array(node, 1).T, np.zeros(1))
-
-
-def _dense(builder: Builder, node: ir.Node, weights: NDArray, bias: NDArray) -> View:
-    """Dense layer with weights [F, features]; bias [F] or [1]."""
-    x = builder.vector(node)
+def linear(builder: Builder, node: ir.Node, weights: NDArray, bias: NDArray) -> View:
+    """Dense layer of [N, features], or of every row of a value with more axes, with weights
+    [F, features]; bias [F] or [1]."""
+    x, one = _rows(builder, node)
     filters = len(weights)
-    if weights.shape != (filters, x.activation.features):
-        raise refusal(
-            node, f"weights {list(weights.shape)} do not fit {x.activation.features} features"
-        )
-    channels, height, width = x.activation.shape
-    kernel = x.layout.channels_last(weights, x.activation.shape)
+    if weights.shape != (filters, math.prod(one)):
+        raise refusal(node, f"weights {list(weights.shape)} do not fit {math.prod(one)} features")
+    kernel = x.layout.channels_last(weights, one) if x.flat else weights[:, None, None, :]
     if bias.size not in (1, filters):
         raise refusal(node, f"its bias has {bias.size} values for {filters} features")
     bias = np.broadcast_to(bias, filters)
-    whole = Window((height, width))
-    return _float(builder, node, x, kernel, bias, whole, (filters, 1, 1), Layout.FLAT)
+    layout = Layout.FLAT if x.flat else x.layout
+    shape = (filters, *x.activation.shape[1:]) if not x.flat else (filters, 1, 1)
+    return _float(builder, node, x, kernel, bias, Window(one[1:]), shape, layout)
+
+
+def _rows(builder: Builder, node: ir.Node) -> tuple[View, Picture]:
+    """What a dense layer reads, and the picture that one of its outputs sees: all of [N, features],
+    one pixel of anything else."""
+    x = builder.view(node, 0)
+    if x.flat:
+        return x, x.activation.shape
+    x = builder.last_as_channels(node)
+    return x, (x.activation.shape[0], 1, 1)
 
 
 def _float(
@@ -130,20 +135,19 @@ def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
 
 def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
     """BinaryLinear, BinaryLinearThreshold, BinaryWeightLinear: bits [F, row bytes]."""
-    x = builder.vector(node)
+    x, one = _rows(builder, node)
     packed = builder.array(node, 1)
-    channels, height, width = x.activation.shape
-    features = x.activation.features
+    features = math.prod(one)
     if packed.ndim != 2 or not _fits(node, packed, features):
         raise refusal(node, f"bits {list(packed.shape)} do not fit {features} features")
-    if height * width > 1:
+    if math.prod(one[1:]) > 1:
         rows = bits.unpack(packed, features)
-        kernel = bits.pack(x.layout.channels_last(rows, x.activation.shape))
+        kernel = bits.pack(x.layout.channels_last(rows, one))
     else:
         kernel = packed[:, None, None, :]
-    shape = (len(packed), 1, 1)
-    whole = Window((height, width))
-    return _binary(builder, node, op, x, kernel, whole, shape, Layout.FLAT, group=1)
+    shape = (len(packed), 1, 1) if x.flat else (len(packed), *x.activation.shape[1:])
+    layout = Layout.FLAT if x.flat else x.layout
+    return _binary(builder, node, op, x, kernel, Window(one[1:]), shape, layout, group=1)
 
 
 def _fits(node: ir.Node, packed: NDArray, count: int) -> bool:

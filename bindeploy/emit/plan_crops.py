@@ -19,6 +19,8 @@ from bindeploy.emit.plan_builder import (
 )
 from bindeploy.emit.plan_format import Node, Shape
 from bindeploy.emit.plan_layout import Picture
+from bindeploy.emit.plan_shapes import slice_steps
+from bindeploy.emit.plan_strided import Strided
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Crop:
         return {"strides": self.strides, "pads": pads, "channel_offset": self.channel_offset}
 
 
-def slice_picture(builder: Builder, node: ir.Node) -> View:
+def slice_picture(builder: Builder, node: ir.Node) -> View | Strided:
     """Slice: pixel i of the output is pixel i * step + start of x; channels in a row."""
+    if isinstance(builder.seen(node, 0), Strided):
+        return slice_steps(builder, node)
     x = builder.view(node, 0)
     starts, ends = builder.array(node, 1), builder.array(node, 2)
     axes = builder.array(node, 3) if operand(node, 3) is not None else np.arange(len(starts))

@@ -68,7 +68,10 @@ def write(builder: Builder, target: ir.Value) -> int:
     name = target.name or "output"
     if target not in builder.views:
         raise BindeployError(f"output `{name}` does not depend on the input")
-    view = builder.views[target]
+    view, maker = builder.views[target], target.producer()
+    if not isinstance(view, View):
+        assert maker is not None
+        view = builder.picture_of(target, maker)
     channels, height, width = view.activation.shape
     if view.flat and height * width > 1:
         raise BindeployError(

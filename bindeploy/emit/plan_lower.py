@@ -11,28 +11,33 @@ from bindeploy.emit import plan_affine as affine
 from bindeploy.emit import plan_blocks as blocks
 from bindeploy.emit import plan_convolutions as convolutions
 from bindeploy.emit import plan_crops as crops
+from bindeploy.emit import plan_functions as functions
 from bindeploy.emit import plan_int8 as int8
+from bindeploy.emit import plan_numbers as numbers
 from bindeploy.emit import plan_pointwise as pointwise
 from bindeploy.emit import plan_pools as pools
 from bindeploy.emit import plan_quantization as quantization
 from bindeploy.emit import plan_shapes as shapes
-from bindeploy.emit.plan_builder import Builder, View, constant_array, name_of, refusal
+from bindeploy.emit import plan_transformer as transformer
+from bindeploy.emit.plan_builder import Builder, View, name_of, refusal
 from bindeploy.emit.plan_ends import read, write
 from bindeploy.emit.plan_format import Plan
 from bindeploy.emit.plan_memory import Lifetime, place
+from bindeploy.emit.plan_strided import Strided
 from bindeploy.errors import BindeployError
 
-Lowering = Callable[[Builder, ir.Node], View]
+Lowered = View | Strided | list[View | Strided]
+Lowering = Callable[[Builder, ir.Node], Lowered]
 
 LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("", "Conv"): convolutions.conv,
-    ("", "Gemm"): convolutions.gemm,
-    ("", "MatMul"): convolutions.matmul,
+    ("", "Gemm"): transformer.by_rows(convolutions.gemm),
+    ("", "MatMul"): transformer.by_rows(transformer.matmul),
     ("", "BatchNormalization"): affine.batch_normalization,
-    ("", "Add"): pointwise.add,
+    ("", "Add"): transformer.by_rows(pointwise.add),
     ("", "Sub"): affine.subtract,
-    ("", "Mul"): affine.multiply,
-    ("", "Div"): affine.divide,
+    ("", "Mul"): partial(transformer.scaled, by=affine.multiply),
+    ("", "Div"): partial(transformer.scaled, by=affine.divide),
     ("", "Neg"): affine.negate,
     ("", "HardSigmoid"): affine.hard_sigmoid,
     ("", "Relu"): pointwise.relu,
@@ -53,11 +58,21 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("", "Transpose"): shapes.transpose,
     ("", "Slice"): crops.slice_picture,
     ("", "Pad"): crops.pad,
-    ("", "Concat"): blocks.concat,
+    ("", "Concat"): transformer.concat,
+    ("", "Split"): shapes.split,
+    ("", "Gather"): shapes.gather,
     ("", "DepthToSpace"): blocks.depth_to_space,
     ("", "SpaceToDepth"): blocks.space_to_depth,
     ("", "Identity"): shapes.identity,
     ("", "Dropout"): shapes.identity,
+    ("", "LayerNormalization"): transformer.layer_normalization,
+    ("", "Softmax"): transformer.by_rows(transformer.softmax),
+    ("", "LogSoftmax"): partial(transformer.softmax, flags=transformer.LOGARITHM),
+    ("", "Gelu"): functions.gelu,
+    ("", "HardSwish"): functions.hard_swish,
+    ("", "Sigmoid"): partial(functions.function, op="sigmoid"),
+    ("", "Tanh"): partial(functions.function, op="tanh"),
+    ("", "Erf"): partial(functions.function, op="erf"),
     ("bindeploy", "BinaryConv2d"): partial(convolutions.binary_conv2d, op="binary_conv"),
     ("bindeploy", "BinaryConv2dThreshold"): partial(
         convolutions.binary_conv2d, op="binary_conv_threshold"
@@ -87,12 +102,19 @@ def lower(model: ir.Model) -> Plan:
 
     Shapes other than N must be fixed. An op with no row in `LOWERINGS` raises BindeployError.
     """
+    computed = numbers.computed(model.graph)
+    if computed:
+        model = model.clone()
+        computed = numbers.computed(model.graph)
     source = _only("input", [v for v in model.graph.inputs if v.const_value is None])
     target = _only("output", model.graph.outputs)
     builder = Builder()
     source_tensor = read(builder, source)
-    for node in _needed(model.graph):
-        builder.views[node.outputs[0]] = _lowered(builder, node)
+    for node in _needed(model.graph, computed):
+        numbers.settle(builder, node, computed)
+        lowered = _lowered(builder, node)
+        outputs = lowered if isinstance(lowered, list) else [lowered]
+        builder.views |= zip(node.outputs, outputs, strict=False)
     target_tensor = write(builder, target)
     source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)
@@ -102,18 +124,18 @@ def lower(model: ir.Model) -> Plan:
         source_tensor,
         target_tensor,
         arena_bytes,
-        input_rank=1 + len(builder.views[source].shape),
-        output_rank=1 + len(builder.views[target].shape),
+        input_rank=builder.rank(source),
+        output_rank=builder.rank(target),
     )
 
 
-def _lowered(builder: Builder, node: ir.Node) -> View:
+def _lowered(builder: Builder, node: ir.Node) -> Lowered:
     """What the node's row makes of it.
 
     A graph whose shapes and attributes contradict each other surprises a row in more ways than it
     could name, so whatever goes wrong in one is said of its node.
     """
-    row = _lowering(node)
+    row = _spelled(node) or _lowering(node)
     try:
         return row(builder, node)
     except BindeployError:
@@ -121,6 +143,15 @@ def _lowered(builder: Builder, node: ir.Node) -> View:
     except Exception as error:
         line = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise refusal(node, f"its inputs and attributes do not fit together ({line})") from error
+
+
+def _spelled(node: ir.Node) -> Lowering | None:
+    """The row for a node that ends a spelling of something else."""
+    if (function := functions.spelled_function(node)) is not None:
+        return partial(functions.spelled, found=function)
+    if (norm := transformer.spelled_layer_norm(node)) is not None:
+        return partial(transformer.layer_norm_of, found=norm)
+    return None
 
 
 def _only(what: str, values: Sequence[ir.Value]) -> ir.Value:
@@ -139,7 +170,7 @@ def _lowering(node: ir.Node) -> Lowering:
     return row
 
 
-def _needed(graph: ir.Graph) -> list[ir.Node]:
+def _needed(graph: ir.Graph, computed: set[ir.Value]) -> list[ir.Node]:
     """The nodes that the output depends on through data, in the order they run.
 
     Constants, shapes computed from shapes, and the test inside a sign are no data.
@@ -149,17 +180,18 @@ def _needed(graph: ir.Graph) -> list[ir.Node]:
     for node in reversed(graph):
         if not wanted.isdisjoint(node.outputs):
             nodes.append(node)
-            wanted.update(_data_inputs(node))
+            wanted.update(set(_data_inputs(node)) - computed)
     return nodes[::-1]
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value]:
     if node.op_type == "Where" and (source := pointwise.sign_source(node)) is not None:
         return [source]
-    if node.op_type == "Reshape" and (weave := blocks.woven(node)) is not None:
-        return [weave.source]
+    spelled = functions.spelled_function(node) or transformer.spelled_layer_norm(node)
+    if spelled is not None:
+        return [spelled[0]]
     inputs = node.inputs[:1] if node.op_type == "Reshape" else node.inputs
-    return [value for value in inputs if value is not None and constant_array(value) is None]
+    return [value for value in inputs if value is not None and transformer.fixed(value) is None]
 
 
 def _place_activations(builder: Builder, source: int, target: int) -> int:

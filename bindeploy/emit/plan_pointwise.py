@@ -39,6 +39,8 @@ def add(builder: Builder, node: ir.Node) -> View:
     if constant_index(node) is not None:
         return add_constant(builder, node)
     views = builder.view(node, 0), builder.view(node, 1)
+    if views[0].shape == views[1].shape and views[0].layout is not views[1].layout:
+        views = builder.last_as_channels(node, 0), builder.last_as_channels(node, 1)
     shapes = [view.activation.shape for view in views]
     if shapes[0] != shapes[1] or views[0].layout != views[1].layout:
         first, second = (list(view.shape) for view in views)
@@ -148,7 +150,7 @@ def where(builder: Builder, node: ir.Node) -> View:
     source = sign_source(node)
     if source is None or source not in builder.views:
         raise refusal(node, "the runtime takes Where(x >= 0, 1, -1) alone")
-    return _signs(builder, node, builder.views[source])
+    return _signs(builder, node, builder.picture_of(source, node))
 
 
 def binary_sign(builder: Builder, node: ir.Node) -> View:

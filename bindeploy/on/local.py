@@ -36,7 +36,7 @@ class Local:
             (logits,) = session.run(None, {session.get_inputs()[0].name: images})
             integers = session.integers(images)
         layers = {
-            name: _shaped(array, bundle.layers.get(name, array.shape[1:]))
+            name: _layer(array, bundle.layers.get(name, array.shape[1:]))
             for name, array in integers.items()
         }
         return _shaped(logits, bundle.output_shape), layers
@@ -44,6 +44,11 @@ class Local:
     def measure(self, bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
         """Time the bundle's own program, which says in a line if it is for another machine."""
         return program.measure([str(bundle.program)], bundle, runs, warmup)
+
+
+def _layer(integers: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """What a session says of a layer, [N, F, 1, T] where a dense layer has T rows, as `shape`."""
+    return _shaped(np.moveaxis(integers, 1, -1) if len(shape) == 2 else integers, shape)
 
 
 def _shaped(array: NDArray, shape: tuple[int, ...]) -> NDArray:

@@ -87,14 +87,18 @@ def _read(path: Path, dtype: str, count: int) -> NDArray:
 def _split(
     integers: NDArray[np.int32], bundle: Deployed, count: int
 ) -> dict[str, NDArray[np.int32]]:
-    """Integers by layer, NCHW or [N, F], of a stream that is image by image and [H, W, F]."""
+    """Integers by layer, NCHW, [N, F] or [N, T, F], of a stream that is image by image and
+    [H, W, F]."""
     images = integers.reshape(count, _integers_an_image(bundle))
     layers = {}
     start = 0
     for name, shape in bundle.layers.items():
         end = start + math.prod(shape)
-        filters, *pixels = shape
-        part = images[:, start:end].reshape(count, *pixels, filters)
-        layers[name] = np.ascontiguousarray(np.moveaxis(part, -1, 1))
+        if len(shape) == 2:
+            layers[name] = images[:, start:end].reshape(count, *shape)
+        else:
+            filters, *pixels = shape
+            part = images[:, start:end].reshape(count, *pixels, filters)
+            layers[name] = np.ascontiguousarray(np.moveaxis(part, -1, 1))
         start = end
     return layers

@@ -35,7 +35,8 @@ class Deployed(Protocol):
 
     @property
     def layers(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of the integers, [F, H, W] or [F], of every binary layer in the order they run."""
+        """Shape of the integers, [F, H, W], [F] or of a dense layer's rows [T, F], of every binary
+        layer in the order they run."""
 
 
 class Transport(Protocol):

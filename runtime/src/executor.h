@@ -87,7 +87,7 @@ struct bd_room {
 
 /* Used by all steps in turn, since one runs at a time: each has the bytes of the step that needs most. What is shared
  * all threads see, of scratch each has its own. */
-enum bd_shared { BD_ZEROS, BD_REGROUPED, BD_SHARED_COUNT };
+enum bd_shared { BD_ZEROS, BD_REGROUPED, BD_OPERAND, BD_SHARED_COUNT };
 enum bd_scratch { BD_TILES, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_SCRATCH_COUNT };
 
 /* One of the threads that run a step together. */

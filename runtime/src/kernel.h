@@ -116,6 +116,22 @@ typedef void bd_fmean_f32_function(const struct bd_taps *taps, size_t pixels, co
 typedef void bd_bdepthwise_i32_function(const struct bd_taps *taps, size_t pixels, const uint64_t *input,
                                         const uint64_t *weights, int32_t *out);
 
+/* What `map` computes of each float: x (1 + erf(x / sqrt 2)) / 2, its form with tanh, x sigmoid(x), x clamp(x / 6 +
+ * 1/2) to [0, 1], and the functions themselves. */
+enum bd_function { BD_GELU = 1, BD_GELU_TANH, BD_SILU, BD_HARD_SWISH, BD_SIGMOID, BD_TANH, BD_ERF };
+
+/* y[i] = function(x[i]); y may be x. */
+typedef void bd_map_f32_function(enum bd_function function, size_t count, const float *x, float *y);
+
+/* y[r][c] = e[r][c] / sum over c of e[r][c], e = exp(factor * (x - max over c of x)), for a factor > 0; the logarithm
+ * of that where `logarithmic`. */
+typedef void bd_softmax_f32_function(size_t rows, size_t channels, float factor, int logarithmic, const float *x,
+                                     float *y);
+
+/* y[r][c] = (x[r][c] - mean) / sqrt(variance + epsilon) * scale[c] + bias[c], both over the channels of row r. */
+typedef void bd_layer_norm_f32_function(size_t rows, size_t channels, const float *x, const float *scale,
+                                        const float *bias, float epsilon, float *y);
+
 struct bd_kernel {
     const char *op;  /* bgemm, bgemm_edge, fgemm, affine, ... */
     const char *out; /* i32, i16, f32, b1, u64 */
@@ -146,6 +162,9 @@ struct bd_kernel {
         bd_bdepthwise_i32_function *bdepthwise_i32;
         bd_fmax_f32_function *fmax_f32;
         bd_fmean_f32_function *fmean_f32;
+        bd_map_f32_function *map_f32;
+        bd_softmax_f32_function *softmax_f32;
+        bd_layer_norm_f32_function *layer_norm_f32;
     } run;
 };
 

@@ -61,4 +61,21 @@ struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
     float maximum; /* -inf and +inf where there is none; minimum <= maximum */
 };
 
+/* What a matmul reads of a and b and writes of y, in floats: for h < heads, m < rows, n < columns
+ *   y[h * y_head + m * y_row + n] = factor * sum over k < depth of
+ *       a[a_first + h * a_head + m * a_row + k] * b[b_first + h * b_head + k * b_depth + n * b_column] */
+struct bd_matmul_shape {
+    int32_t heads, rows, depth, columns;
+    int32_t a_first, a_head, a_row;
+    int32_t b_first, b_head, b_depth, b_column;
+    int32_t y_head, y_row;
+};
+
+/* y is written in order: y[i0][i1]...[i5] = factor * x[first + sum of i[axis] * steps[axis]], i[axis] < sizes[axis]. */
+enum { BD_AXES = 6 };
+struct bd_rearrange_shape {
+    int32_t sizes[BD_AXES], steps[BD_AXES];
+    int32_t first;
+};
+
 #endif

@@ -99,7 +99,10 @@ int main(void) {
                   {"wgemv", check_wgemm},
                   {"igemm", check_igemm},
                   {"igemv", check_igemm},
-                  {"tables", check_tables}};
+                  {"tables", check_tables},
+                  {"map", check_map},
+                  {"softmax", check_softmax},
+                  {"layer_norm", check_layer_norm}};
     size_t count;
     const struct bd_kernel *kernels = bd_kernels(&count);
     int failed = report("bd_choose", check_choice(kernels, count)), passed = !failed;
