@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "to_nhwc",
         "to_nchw",
         "binarize",
+        "binarize_planes",
         "unpack",
         "add",
         "affine",

@@ -15,6 +15,7 @@ OUTPUTS = {
     "fgemv": "f32",
     "fgemm": "f32",
     "binarize": "b1",
+    "binarize_planes": "b1",
     "affine": "f32",
     "threshold": "b1",
     "peak": "u64",

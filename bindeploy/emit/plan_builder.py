@@ -19,7 +19,13 @@ from bindeploy.emit.plan_strided import BATCH, Run, Strided, of_view
 from bindeploy.emit.plan_views import Activation, View, nhwc, written
 from bindeploy.errors import BindeployError
 
-GIVES_BITS = {"binarize", "binary_conv_threshold", "binary_max_pool", "int8_conv_threshold"}
+GIVES_BITS = {
+    "binarize",
+    "binarize_planes",
+    "binary_conv_threshold",
+    "binary_max_pool",
+    "int8_conv_threshold",
+}
 RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "conv": 3}
 """Ops that add a tensor to their result, and the input that takes it."""
 CLAMPS = {
@@ -188,6 +194,9 @@ class Builder:
 
     def _other(self, activation: Activation, kind: Type, source: int, reader: str) -> int:
         op = "binarize" if kind is Type.BITS else "unpack"
+        made_by = self._makers.get(source)
+        if op == "binarize" and made_by is not None and made_by.op == "to_nhwc":
+            op, source = "binarize_planes", made_by.inputs[0]
         name = f"{reader}/{op}"
         output = self.tensor(Tensor(name, kind, nhwc(activation.shape)))
         return self.add(Node(op, name, (source,), output))
@@ -264,6 +273,11 @@ class Builder:
         """Let a node run after all that there are; nothing may have read its output."""
         self.nodes.remove(node)
         self.nodes.append(node)
+
+    def drop_unread(self, op: str, output: int) -> None:
+        """Take out the nodes of an op whose output neither a node nor the plan's caller reads."""
+        read = {tensor for node in self.nodes for tensor in node.inputs} | {output}
+        self.nodes = [node for node in self.nodes if node.op != op or node.output in read]
 
     def forget_unused(self, *kept: int) -> list[int]:
         """Leave out tensors that no node reads or writes, except `kept`; their numbers now."""

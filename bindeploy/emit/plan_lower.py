@@ -116,6 +116,7 @@ def lower(model: ir.Model) -> Plan:
         outputs = lowered if isinstance(lowered, list) else [lowered]
         builder.views |= zip(node.outputs, outputs, strict=False)
     target_tensor = write(builder, target)
+    builder.drop_unread("to_nhwc", target_tensor)
     source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)
     return Plan(

@@ -282,13 +282,28 @@ static void run_share(void *context, size_t index) {
         stop_clock(model, model->header.node_count, &start);
 }
 
+/* The caller's memory in place of the arena's, where no step has kept the address since it was loaded. */
+static int lend(bd_model *model, const struct bd_tensor *tensor, const float *memory) {
+    for (uint32_t i = 0; i < model->header.node_count; i++)
+        if (model->steps[i].tiled.source == tensor->data)
+            return 0;
+    model->tensors[tensor - model->tensors].data = (void *)(uintptr_t)memory;
+    return 1;
+}
+
 void bd_run(bd_model *model, const float *input, float *output) {
-    memcpy(model->input->data, input, (size_t)model->input->bytes);
+    void *input_room = model->input->data, *output_room = model->output->data;
+    if (!lend(model, model->input, input))
+        memcpy(input_room, input, (size_t)model->input->bytes);
+    int direct = lend(model, model->output, output);
     if (model->pool == NULL || model->observer != NULL)
         run_share(model, 0);
     else
         bd_pool_run(model->pool);
-    memcpy(output, model->output->data, (size_t)model->output->bytes);
+    if (!direct)
+        memcpy(output, output_room, (size_t)model->output->bytes);
+    model->tensors[model->input - model->tensors].data = input_room;
+    model->tensors[model->output - model->tensors].data = output_room;
 }
 
 static void copy_shape(uint32_t to[4], const int from[4]) {

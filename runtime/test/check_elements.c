@@ -42,6 +42,40 @@ static int binarize_agrees(const struct bd_kernel *kernel, size_t pixels, size_t
     return agrees;
 }
 
+/* The same of planes that lie further apart than they are long. */
+static int binarize_planes_agrees(const struct bd_kernel *kernel, size_t pixels, size_t channels) {
+    size_t words = pixels * ((channels + 63) / 64), plane = pixels + random_bits() % 4;
+    float *values = allocate(pixels * channels, sizeof *values);
+    float *planes = allocate((channels - 1) * plane + pixels, sizeof *planes);
+    uint64_t *expected = allocate(words, sizeof *expected);
+    make_values(pixels, channels, values, expected);
+    for (size_t i = 0; i < pixels * channels; i++)
+        planes[i % channels * plane + i / channels] = values[i];
+
+    unsigned char *out = guarded(words * sizeof *expected);
+    kernel->run.binarize_planes_b1(pixels, channels, plane, planes, (uint64_t *)(void *)out);
+    int agrees = guards_hold(out, 1, words * sizeof *expected, words * sizeof *expected);
+    agrees &= !memcmp(out, expected, words * sizeof *expected);
+
+    free(out - GUARD);
+    free(expected);
+    free(planes);
+    free(values);
+    return agrees;
+}
+
+struct tally check_binarize_planes(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    static const size_t pixels[] = {1, 5, 63, 64, 65, 130};
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t channels = 1; channels <= 131; channels++)
+        for (size_t i = 0; i < LENGTH(pixels); i++) {
+            tally.failed += !binarize_planes_agrees(kernel, pixels[i], channels <= 130 ? channels : 520);
+            tally.cases++;
+        }
+    return tally;
+}
+
 struct tally check_binarize(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
     (void)scalar;
     struct tally tally = {0, 0};

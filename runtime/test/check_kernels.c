@@ -86,6 +86,7 @@ int main(void) {
                   {"fgemv", check_fgemm},
                   {"fgemm", check_fgemm},
                   {"binarize", check_binarize},
+                  {"binarize_planes", check_binarize_planes},
                   {"affine", check_affine},
                   {"threshold", check_threshold},
                   {"peak", check_peak},

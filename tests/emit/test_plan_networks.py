@@ -105,8 +105,8 @@ def test_pads_that_add_nothing_go_from_bits_to_bits(channels, graph):
     model = graph("[N,3,13,9]", layers, t1=t1, d1=d1, s=normal(channels),
                   **{name: packed(*shape) for name, shape in shapes.items()})  # fmt: skip
     plan = agree(model, normal(2, 3, 13, 9))
-    between = plan.nodes[1:-2]
-    assert [node.op for node in between] == ["binarize", "binary_conv_threshold",
+    between = plan.nodes[:-2]
+    assert [node.op for node in between] == ["binarize_planes", "binary_conv_threshold",
         "binary_conv_threshold", "binary_max_pool", "binary_conv_threshold"]  # fmt: skip
     assert {plan.tensors[node.output].type for node in between} == {Type.BITS}
 
@@ -189,7 +189,7 @@ def test_a_transposed_convolution_in_phases(weave, graph):
                   end=np.array([12, 7]), axes=np.array([2, 3]))  # fmt: skip
     plan = agree(model, normal(3, 5, 6, 4))
     assert ops(plan)[-4:] == ["concat", "depth_to_space", "crop_pad", "to_nchw"]
-    assert ops(plan).count("binarize") == 1
+    assert ops(plan).count("binarize_planes") == 1
 
 
 def test_phases_over_a_line(graph):
@@ -290,5 +290,5 @@ def test_bits_of_one_pixel_stay_bits_when_they_are_flattened(gone, graph):
     model = graph("[N,3,5,4]", body, p=packed(70, 3, 3, 3), q=packed(5, 70), t=t, d=d, s=normal(5),
                   both=np.array([2, 3]), flat=np.array([0, -1]))  # fmt: skip
     plan = agree(model, normal(2, 3, 5, 4))
-    assert ops(plan) == ["to_nhwc", "binarize", "binary_conv_threshold", "binary_max_pool",
+    assert ops(plan) == ["binarize_planes", "binary_conv_threshold", "binary_max_pool",
                          "binary_conv", "to_nchw"]  # fmt: skip

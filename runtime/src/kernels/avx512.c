@@ -213,6 +213,9 @@ uint64_t bd_peak_u64_1x1__avx512(size_t rounds) {
     return (uint64_t)rounds * CHAINS * LANES * 64;
 }
 
+#define BINARIZE_PLANES_NAME bd_binarize_planes_b1_1x1__avx512
+#include "planes.h"
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

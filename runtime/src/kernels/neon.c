@@ -247,4 +247,7 @@ uint64_t bd_peak_u64_1x1__neon(size_t rounds) {
     return (uint64_t)rounds * CHAINS * 128;
 }
 
+#define BINARIZE_PLANES_NAME bd_binarize_planes_b1_1x1__neon
+#include "planes.h"
+
 #endif

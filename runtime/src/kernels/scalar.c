@@ -126,3 +126,6 @@ uint64_t bd_peak_u64_1x1__scalar(size_t rounds) {
     }
     return (uint64_t)rounds * CHAINS * 64;
 }
+
+#define BINARIZE_PLANES_NAME bd_binarize_planes_b1_1x1__scalar
+#include "planes.h"

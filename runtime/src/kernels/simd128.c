@@ -180,4 +180,7 @@ void bd_threshold_b1_1x1__simd128(size_t pixels, size_t filters, const int32_t *
     }
 }
 
+#define BINARIZE_PLANES_NAME bd_binarize_planes_b1_1x1__simd128
+#include "planes.h"
+
 #endif
