@@ -49,10 +49,12 @@ struct bd_tiled {
     size_t blocks;               /* of NR filters of one group, the last one filled up with zero weights */
     size_t row_bytes;            /* one input pixel */
     size_t group_bytes;          /* within a pixel, from what one group reads to what the next one reads */
+    size_t line_bytes;           /* of bits: one row of pixels */
     const unsigned char *source; /* the pixels: the step's input, or its input regrouped */
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
-    ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
+    ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows;
+                           of bits [taps][words of a group]: words from a window's first word to each of its words */
     size_t tile_bytes;  /* what the kernel reads of MR pixels */
     size_t words;       /* of bits: what one pixel or filter has in a tile, all its taps */
     int edges;          /* whether words are accumulated for a kernel of edges */

@@ -15,6 +15,8 @@
 #include "../affine.h"
 #include "tile.h"
 
+#include <string.h>
+
 enum { MR = 7, EDGE_MR = 4, REGISTERS = 2, LANES = 8, NR = REGISTERS * LANES };
 
 /* depth - 2 * ones of 16 filters: the low halves of their 64-bit counts, in order. */
@@ -180,17 +182,26 @@ void bd_affine_f32_1x1__avx512(size_t pixels, size_t filters, const int32_t *dot
     }
 }
 
+/* Sixteen fields of one line each from bit `at` on, whose lowest one clears what is above it. */
+BD_INLINE void put_sixteen(uint64_t *word, size_t at, uint16_t field) {
+    if (at == 0 || at % 16 != 0)
+        bd_put_field(word, at, field);
+    else
+        memcpy((unsigned char *)word + at / 8, &field, sizeof field);
+}
+
 /* Sixteen filters a turn, so that their thresholds are read once. */
 void bd_threshold_b1_1x1__avx512(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
                                  const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
                                  size_t bits_stride) {
     for (size_t n = 0; n < filters; n += 16) {
         __mmask16 lanes = (__mmask16)(filters - n < 16 ? (1u << (filters - n)) - 1 : 0xffff);
+        __mmask16 flipped = (__mmask16)(flips >> n & 0xffff);
         __m512i limits = _mm512_maskz_loadu_epi32(lanes, thresholds + n);
         for (size_t m = 0; m < pixels; m++) {
             __m512i integers = _mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride + n);
-            uint64_t below = _mm512_mask_cmplt_epi32_mask(lanes, integers, limits);
-            bd_put_field(bits + m * bits_stride, first + n, below ^ (flips >> n & 0xffff));
+            __mmask16 below = _mm512_mask_cmplt_epi32_mask(lanes, integers, limits);
+            put_sixteen(bits + m * bits_stride, first + n, below ^ flipped);
         }
     }
 }

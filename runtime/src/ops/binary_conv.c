@@ -160,7 +160,7 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .after_op = "faffine",
                                                     .check = check_binary_conv,
                                                     .prepare = bd_prepare_bits,
-                                                    .before = bd_regroup,
+                                                    .before = bd_lay_planes,
                                                     .run = run_binary_conv};
 
 const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_conv_threshold",
@@ -176,5 +176,5 @@ const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_co
                                                               .transform_out = "b1",
                                                               .check = check_binary_conv_threshold,
                                                               .prepare = prepare_thresholds,
-                                                              .before = bd_regroup,
+                                                              .before = bd_lay_planes,
                                                               .run = run_binary_conv_threshold};

@@ -52,8 +52,50 @@ static void accumulate_weights(struct bd_step *step) {
                             (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
 }
 
-static int must_regroup(const struct bd_step *step) {
-    return step->tiled.groups > 1 && step->tiled.channels % 64 != 0 && !bd_is_depthwise(step);
+/* What the windows reach of the input and its padding, from its upper left corner on. */
+struct reach {
+    size_t height, width;
+};
+
+static struct reach reach_of(const struct bd_window *window) {
+    int height = (window->out_height - 1) * window->stride_y + (window->kernel_height - 1) * window->dilation_y + 1;
+    int width = (window->out_width - 1) * window->stride_x + (window->kernel_width - 1) * window->dilation_x + 1;
+    return (struct reach){(size_t)height, (size_t)width};
+}
+
+static int must_lay_planes(const struct bd_step *step) {
+    const struct bd_window *window = &step->window;
+    struct reach reach = reach_of(window);
+    int padded = window->pad_top > 0 || window->pad_left > 0 || reach.height > (size_t)window->height ||
+                 reach.width > (size_t)window->width;
+    return !bd_is_depthwise(step) && (padded || (step->tiled.groups > 1 && step->tiled.channels % 64 != 0));
+}
+
+/* Where each word of a pixel stands from the one before, in words: of the input, or of its planes. */
+static void place_words(struct bd_model *model, struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    struct reach reach = reach_of(&step->window);
+    size_t words = bd_words(tiled->channels), next = 1;
+    tiled->line_bytes = (size_t)step->window.width * tiled->row_bytes;
+    if (must_lay_planes(step)) {
+        uint64_t plane = (uint64_t)reach.height * reach.width * sizeof(uint64_t);
+        bd_share(model, BD_REGROUPED, (uint64_t)tiled->groups * words * plane);
+        tiled->source = model->shared[BD_REGROUPED];
+        tiled->row_bytes = sizeof(uint64_t);
+        tiled->line_bytes = reach.width * sizeof(uint64_t);
+        tiled->group_bytes = (size_t)(words * plane);
+        next = reach.height * reach.width;
+    }
+    tiled->offsets = bd_take(&model->tables, (uint64_t)tiled->taps * words * sizeof *tiled->offsets);
+    if (model->memory == NULL)
+        return;
+    size_t line = tiled->line_bytes / sizeof(uint64_t) * (size_t)step->window.dilation_y;
+    size_t pixel = tiled->row_bytes / sizeof(uint64_t) * (size_t)step->window.dilation_x;
+    ptrdiff_t *offset = tiled->offsets;
+    for (size_t y = 0; y < (size_t)step->window.kernel_height; y++)
+        for (size_t x = 0; x < (size_t)step->window.kernel_width; x++)
+            for (size_t word = 0; word < words; word++)
+                *offset++ = (ptrdiff_t)(y * line + x * pixel + word * next);
 }
 
 void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
@@ -70,10 +112,7 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     if (step->node->pad_value == 0)
         tiled->tap_sums =
             bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
-    if (must_regroup(step)) {
-        bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * tiled->row_bytes);
-        tiled->source = model->shared[BD_REGROUPED];
-    }
+    place_words(model, step);
     if (model->memory == NULL)
         return;
     tile_weights(step);
@@ -93,16 +132,40 @@ static uint64_t bits_from(const uint64_t *bits, size_t first, size_t count) {
     return found & (~UINT64_C(0) >> (64 - count));
 }
 
-void bd_regroup(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
-    if (!must_regroup(step))
+/* The words from channel `first` on of a row of pixels, at most 64 channels of each. */
+static void copy_row(const struct bd_step *step, const uint64_t *row, size_t first, size_t count, size_t pixels,
+                     uint64_t *to) {
+    size_t pixel = bd_words(step->window.channels);
+    if (first % 64 == 0 && step->tiled.groups == 1)
+        for (size_t x = 0; x < pixels; x++)
+            to[x] = row[x * pixel + first / 64];
+    else
+        for (size_t x = 0; x < pixels; x++)
+            to[x] = bits_from(row + x * pixel, first, count);
+}
+
+/* One row of a plane, in which the input's row begins behind the left padding; no row is NULL. */
+static void lay_row(const struct bd_step *step, const uint64_t *row, size_t first, size_t count, uint64_t *to) {
+    size_t width = reach_of(&step->window).width, left = row == NULL ? width : (size_t)step->window.pad_left;
+    left = left < width ? left : width;
+    size_t pixels = width - left < (size_t)step->window.width ? width - left : (size_t)step->window.width;
+    memset(to, 0, left * sizeof *to);
+    copy_row(step, row, first, count, pixels, to + left);
+    memset(to + left + pixels, 0, (width - left - pixels) * sizeof *to);
+}
+
+void bd_lay_planes(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
+    if (!must_lay_planes(step))
         return;
-    struct bd_range pixels = bd_share_of(worker, bd_pixels(step->in[0]));
-    size_t channels = (size_t)step->tiled.channels, groups = (size_t)step->tiled.groups;
-    size_t row = bd_words(step->window.channels), regrouped_row = groups * bd_words(step->tiled.channels);
-    const uint64_t *bits = (const uint64_t *)step->in[0]->data + pixels.first * row;
-    uint64_t *next = (uint64_t *)model->shared[BD_REGROUPED] + pixels.first * regrouped_row;
-    for (size_t pixel = pixels.first; pixel < pixels.end; pixel++, bits += row)
-        for (size_t group = 0; group < groups; group++)
-            for (size_t first = 0; first < channels; first += 64)
-                *next++ = bits_from(bits, group * channels + first, channels - first < 64 ? channels - first : 64);
+    struct reach reach = reach_of(&step->window);
+    struct bd_range rows = bd_share_of(worker, reach.height);
+    size_t channels = (size_t)step->tiled.channels, line = (size_t)step->window.width * bd_words(step->window.channels);
+    for (size_t y = rows.first; y < rows.end; y++) {
+        size_t top = (size_t)step->window.pad_top, height = (size_t)step->window.height;
+        const uint64_t *row = y < top || y - top >= height ? NULL : (const uint64_t *)step->in[0]->data + (y - top) * line;
+        uint64_t *to = (uint64_t *)model->shared[BD_REGROUPED] + y * reach.width;
+        for (size_t group = 0; group < (size_t)step->tiled.groups; group++)
+            for (size_t c = 0; c < channels; c += 64, to += reach.height * reach.width)
+                lay_row(step, row, group * channels + c, channels - c < 64 ? channels - c : 64, to);
+    }
 }

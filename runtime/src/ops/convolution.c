@@ -39,14 +39,17 @@ static struct bd_cursor cursor_at(const struct bd_step *step, size_t pixel) {
     return (struct bd_cursor){(int)(pixel / width), (int)(pixel % width)};
 }
 
+static void advance(const struct bd_step *step, struct bd_cursor *at, size_t pixels) {
+    for (at->x += (int)pixels; at->x >= step->window.out_width; at->y++)
+        at->x -= step->window.out_width;
+}
+
 struct bd_run bd_next_run(const struct bd_step *step, struct bd_cursor *at, size_t m, size_t pixels) {
     const struct bd_window *window = &step->window;
     size_t in_row = (size_t)(window->out_width - at->x);
     struct bd_run run = {m, pixels < in_row ? pixels : in_row, at->y * window->stride_y - window->pad_top,
                          at->x * window->stride_x - window->pad_left};
-    at->x += (int)run.pixels;
-    if (at->x == window->out_width)
-        *at = (struct bd_cursor){at->y + 1, 0};
+    advance(step, at, run.pixels);
     return run;
 }
 
@@ -57,11 +60,13 @@ static void lay_out(const struct bd_model *model, const struct bd_step *step, co
     unsigned char *tile = worker->scratch[BD_TILES];
     struct bd_padding *padding = worker->scratch[BD_PADDING];
     uint32_t *padded = worker->scratch[BD_PADDED];
-    size_t mr = (size_t)step->kernel->mr, pixels = bd_pixels(step->out);
-    for (size_t i = 0; i < count; i++, tile += step->tiled.tile_bytes, padding += (size_t)step->tiled.taps * mr) {
-        size_t pixel = (first + i) * mr, left = pixels - pixel;
-        padded[i] = lay_out_tile(step, source, model->shared[BD_ZEROS], cursor_at(step, pixel), left < mr ? left : mr,
-                                 tile, padding);
+    size_t mr = (size_t)step->kernel->mr, left = bd_pixels(step->out) - first * mr;
+    struct bd_cursor at = cursor_at(step, first * mr);
+    for (size_t i = 0; i < count; i++, left -= mr) {
+        padded[i] = lay_out_tile(step, source, model->shared[BD_ZEROS], at, left < mr ? left : mr, tile, padding);
+        advance(step, &at, mr);
+        tile += step->tiled.tile_bytes;
+        padding += (size_t)step->tiled.taps * mr;
     }
 }
 
