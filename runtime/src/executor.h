@@ -73,6 +73,7 @@ struct bd_step {
     const struct bd_kernel *kernel;    /* NULL where the op has none */
     const struct bd_kernel *tables;    /* what the kernel looks sums up in; NULL where it multiplies */
     const struct bd_kernel *transform; /* of the kernel's tile into the output; NULL where the op has none */
+    const struct bd_kernel *fused;     /* both at once, for the same tiles; NULL where there is none */
     const struct bd_kernel *after;     /* of the transformed floats; NULL where the op has none */
     struct bd_window window;
     struct bd_tiled tiled;

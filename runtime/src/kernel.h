@@ -17,6 +17,13 @@ typedef void bd_bgemm_i32_function(size_t words, int32_t depth, const uint64_t *
  * plus the ones of the last o; and two words have at most one falling edge together, which is one count for both. */
 typedef bd_bgemm_i32_function bd_bgemm_edge_i32_function;
 
+/* A kernel of edges and its thresholds in one, for tiles that follow each other: bit first + n of bits[p * bits_stride] =
+ * (the integer of pixel p and filter n < thresholds[n]) ^ (bit n of flips) for p < pixels, n < filters <= NR. Words are
+ * written as by `threshold`. */
+typedef void bd_bgemm_threshold_b1_function(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,
+                                       const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first,
+                                       uint64_t *bits, size_t bits_stride);
+
 /* out[m * out_stride + n] = sum over t < taps, c < channels of
  *                           rows[t * MR + m][c] * weights[(t * channels + c) * NR + n] */
 typedef void bd_fgemm_f32_function(size_t taps, size_t channels, const float *const *rows, const float *weights,
@@ -145,6 +152,7 @@ struct bd_kernel {
     union {
         bd_bgemm_i32_function *bgemm_i32;
         bd_bgemm_edge_i32_function *bgemm_edge_i32;
+        bd_bgemm_threshold_b1_function *bgemm_threshold_b1;
         bd_fgemm_f32_function *fgemm_f32;
         bd_bgemv_i32_function *bgemv_i32;
         bd_fgemv_f32_function *fgemv_f32;

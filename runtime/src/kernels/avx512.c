@@ -74,16 +74,17 @@ BD_INLINE __m512i differing(const uint64_t *pixel, __m512i filters) {
     return _mm512_xor_si512(_mm512_set1_epi64((long long)*pixel), filters);
 }
 
-/* Five operations for two words, where the plain kernel takes six. Of an odd number the first word stands alone: before
- * it all is 0, so nothing falls. Four pixels leave room for the last word of each sum beside its count. */
-void bd_bgemm_edge_i32_4x16__avx512(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
-                                    int32_t *out, size_t out_stride) {
-    __m512i edges[EDGE_MR][REGISTERS], last[EDGE_MR][REGISTERS];
+/* The ones of words that are accumulated: five operations for two words, where the plain kernel takes six. Of an odd
+ * number the first word stands alone: before it all is 0, so nothing falls. Four pixels leave room for the last word of
+ * each sum beside its count. */
+BD_INLINE void count_edges(size_t words, const uint64_t *tile, const uint64_t *weights,
+                           __m512i ones[EDGE_MR][REGISTERS]) {
+    __m512i last[EDGE_MR][REGISTERS];
     BD_UNROLL
     for (size_t m = 0; m < EDGE_MR; m++) {
         BD_UNROLL
         for (size_t n = 0; n < REGISTERS; n++)
-            edges[m][n] = last[m][n] = _mm512_setzero_si512();
+            ones[m][n] = last[m][n] = _mm512_setzero_si512();
     }
     if (words % 2 != 0) {
         BD_UNROLL
@@ -109,19 +110,71 @@ void bd_bgemm_edge_i32_4x16__avx512(size_t words, int32_t depth, const uint64_t 
             for (size_t n = 0; n < REGISTERS; n++) {
                 __m512i first = differing(tile + m, filters[0][n]);
                 __m512i second = differing(tile + EDGE_MR + m, filters[1][n]);
-                edges[m][n] = _mm512_add_epi64(edges[m][n], _mm512_popcnt_epi64(falling(last[m][n], first, second)));
+                ones[m][n] = _mm512_add_epi64(ones[m][n], _mm512_popcnt_epi64(falling(last[m][n], first, second)));
                 last[m][n] = second;
             }
         }
     }
-    __m512i depths = _mm512_set1_epi32(depth);
     BD_UNROLL
     for (size_t m = 0; m < EDGE_MR; m++) {
         BD_UNROLL
         for (size_t n = 0; n < REGISTERS; n++)
-            edges[m][n] = _mm512_add_epi64(_mm512_add_epi64(edges[m][n], edges[m][n]), _mm512_popcnt_epi64(last[m][n]));
-        _mm512_storeu_si512(out + m * out_stride, dots(depths, edges[m][0], edges[m][1]));
+            ones[m][n] = _mm512_add_epi64(_mm512_add_epi64(ones[m][n], ones[m][n]), _mm512_popcnt_epi64(last[m][n]));
     }
+}
+
+void bd_bgemm_edge_i32_4x16__avx512(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
+                                    int32_t *out, size_t out_stride) {
+    __m512i ones[EDGE_MR][REGISTERS], depths = _mm512_set1_epi32(depth);
+    count_edges(words, tile, weights, ones);
+    BD_UNROLL
+    for (size_t m = 0; m < EDGE_MR; m++)
+        _mm512_storeu_si512(out + m * out_stride, dots(depths, ones[m][0], ones[m][1]));
+}
+
+/* Puts the fields of sixteen filters at bit `at`, whose lowest one clears what is above it. */
+BD_INLINE void put_sixteen(uint64_t *word, size_t at, __mmask16 bits) {
+    uint16_t field = (uint16_t)bits;
+    if (at == 0 || at % 16 != 0)
+        bd_put_field(word, at, field);
+    else
+        memcpy((unsigned char *)word + at / 8, &field, sizeof field);
+}
+
+/* depth - 2 ones < threshold where ones > (depth - threshold) / 2, rounded down: in 64 bits, as ones are. */
+BD_INLINE __m512i most_ones(int32_t depth, __m256i thresholds) {
+    __m512i twice = _mm512_sub_epi64(_mm512_set1_epi64(depth), _mm512_cvtepi32_epi64(thresholds));
+    return _mm512_srai_epi64(twice, 1);
+}
+
+BD_INLINE void bgemm_bits(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,
+                          const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first,
+                          uint64_t *bits, size_t bits_stride) {
+    __mmask16 lanes = (__mmask16)((UINT32_C(1) << filters) - 1), flipped = (__mmask16)flips;
+    __m512i limits = _mm512_maskz_loadu_epi32(lanes, thresholds);
+    __m512i low = most_ones(depth, _mm512_castsi512_si256(limits));
+    __m512i high = most_ones(depth, _mm512_extracti64x4_epi64(limits, 1));
+    for (size_t pixel = 0; pixel < pixels; pixel += EDGE_MR, tile += words * EDGE_MR) {
+        __m512i ones[EDGE_MR][REGISTERS];
+        count_edges(words, tile, weights, ones);
+        BD_UNROLL
+        for (size_t m = 0; m < EDGE_MR; m++) {
+            __mmask16 below = _mm512_kunpackb(_mm512_cmpgt_epi64_mask(ones[m][1], high),
+                                              _mm512_cmpgt_epi64_mask(ones[m][0], low));
+            if (pixel + m < pixels)
+                put_sixteen(bits + (pixel + m) * bits_stride, first, (__mmask16)((below & lanes) ^ flipped));
+        }
+    }
+}
+
+/* One word has no edges: with a constant, most of it is gone. */
+void bd_bgemm_threshold_b1_4x16__avx512(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,
+                                   const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first,
+                                   uint64_t *bits, size_t bits_stride) {
+    if (words == 1)
+        bgemm_bits(pixels, filters, 1, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
+    else
+        bgemm_bits(pixels, filters, words, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
 }
 
 /* The bits of `count` <= 64 values; lanes past them are neither read nor set. */
@@ -182,14 +235,6 @@ void bd_affine_f32_1x1__avx512(size_t pixels, size_t filters, const int32_t *dot
     }
 }
 
-/* Sixteen fields of one line each from bit `at` on, whose lowest one clears what is above it. */
-BD_INLINE void put_sixteen(uint64_t *word, size_t at, uint16_t field) {
-    if (at == 0 || at % 16 != 0)
-        bd_put_field(word, at, field);
-    else
-        memcpy((unsigned char *)word + at / 8, &field, sizeof field);
-}
-
 /* Sixteen filters a turn, so that their thresholds are read once. */
 void bd_threshold_b1_1x1__avx512(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
                                  const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,
@@ -201,7 +246,7 @@ void bd_threshold_b1_1x1__avx512(size_t pixels, size_t filters, const int32_t *d
         for (size_t m = 0; m < pixels; m++) {
             __m512i integers = _mm512_maskz_loadu_epi32(lanes, dots + m * dots_stride + n);
             __mmask16 below = _mm512_mask_cmplt_epi32_mask(lanes, integers, limits);
-            put_sixteen(bits + m * bits_stride, first + n, below ^ flipped);
+            put_sixteen(bits + m * bits_stride, first + n, (__mmask16)(below ^ flipped));
         }
     }
 }

@@ -34,9 +34,18 @@ static int check_binary_conv_threshold(struct bd_step *step, char *error) {
            bd_check_directions(step, 3, step->tiled.filters, error);
 }
 
+/* Bits without the integers: of a kernel of edges, where no padding is taken back. */
+static const struct bd_kernel *find_fused(const struct bd_step *step) {
+    if (!step->tiled.edges || step->node->pad_value == 0)
+        return NULL;
+    const struct bd_kernel *kernel = step->kernel, *fused = bd_choose("bgemm_threshold", "b1", kernel->isa);
+    return fused != NULL && fused->mr == kernel->mr && fused->nr == kernel->nr ? fused : NULL;
+}
+
 static void prepare_thresholds(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
     bd_prepare_bits(model, step);
+    step->fused = find_fused(step);
     tiled->flips = bd_take(&model->tables, bd_words(tiled->filters) * sizeof(uint64_t));
     if (model->memory != NULL)
         bd_pack_directions((size_t)tiled->filters, step->in[3]->data, tiled->flips);
@@ -102,18 +111,33 @@ static void to_floats(const struct bd_model *model, const struct bd_step *step, 
     (has_two_maps(step) ? map_twice : map_once)(step, strip, residual, y, (size_t)step->tiled.filters);
 }
 
+/* Filters that go into one word of each output pixel, from its bit `first` on. */
+struct field {
+    size_t filters, first;
+    const int32_t *thresholds;
+    uint64_t flips, *bits;
+};
+
+/* Those of a strip from its filter `done` on. */
+static struct field field_of(const struct bd_step *step, const struct bd_strip *strip, size_t done) {
+    size_t filter = strip->first_filter + done, first = filter % 64, left = strip->filters - done;
+    size_t words = bd_words(step->tiled.filters), count = left < 64 - first ? left : 64 - first;
+    return (struct field){.filters = count,
+                          .first = first,
+                          .thresholds = (const int32_t *)step->in[2]->data + filter,
+                          .flips = step->tiled.flips[filter / 64] >> first & (~UINT64_C(0) >> (64 - count)),
+                          .bits = (uint64_t *)step->out->data + strip->first_pixel * words + filter / 64};
+}
+
 /* The filters of a word come one after the other, from its lowest bit on; those of a group may end inside a word. */
 static void to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     show(model, step, strip);
-    size_t words = bd_words(step->tiled.filters), count = 0;
-    const int32_t *dots = strip->sums, *thresholds = (const int32_t *)step->in[2]->data + strip->first_filter;
-    for (size_t done = 0; done < strip->filters; done += count) {
-        size_t filter = strip->first_filter + done, first = filter % 64, left = strip->filters - done;
-        count = left < 64 - first ? left : 64 - first;
-        uint64_t flips = step->tiled.flips[filter / 64] >> first & (~UINT64_C(0) >> (64 - count));
-        uint64_t *bits = (uint64_t *)step->out->data + strip->first_pixel * words + filter / 64;
-        step->transform->run.threshold_b1(strip->pixels, count, dots + done, strip->stride, thresholds + done, flips,
-                                          first, bits, words);
+    const int32_t *dots = strip->sums;
+    for (size_t done = 0; done < strip->filters;) {
+        struct field field = field_of(step, strip, done);
+        step->transform->run.threshold_b1(strip->pixels, field.filters, dots + done, strip->stride, field.thresholds,
+                                          field.flips, field.first, field.bits, bd_words(step->tiled.filters));
+        done += field.filters;
     }
 }
 
@@ -123,6 +147,13 @@ static void strip_to_floats(const struct bd_model *model, const struct bd_step *
 }
 
 static void strip_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    struct field field = field_of(step, strip, 0);
+    if (step->fused != NULL && model->observer == NULL && field.filters == strip->filters) {
+        step->fused->run.bgemm_threshold_b1(
+            strip->pixels, field.filters, step->tiled.words, (int32_t)bd_depth(step), (const void *)strip->tiles,
+            strip->weights, field.thresholds, field.flips, field.first, field.bits, bd_words(step->tiled.filters));
+        return;
+    }
     multiply(step, strip);
     to_bits(model, step, strip);
 }

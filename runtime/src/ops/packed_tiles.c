@@ -14,13 +14,13 @@ static int find_windows(const struct bd_step *step, const unsigned char *source,
     size_t line = step->tiled.line_bytes / sizeof(uint64_t) * (size_t)step->window.stride_y;
     size_t pixel = step->tiled.row_bytes / sizeof(uint64_t) * (size_t)step->window.stride_x;
     size_t mr = (size_t)step->kernel->mr, x = (size_t)at.x, width = (size_t)step->window.out_width;
-    const uint64_t *row = (const uint64_t *)(const void *)source + (size_t)at.y * line;
-    for (size_t m = 0; m < pixels; m++) {
-        windows[m] = row + x * pixel;
-        if (++x == width) {
-            x = 0;
-            row += line;
+    const uint64_t *row = (const uint64_t *)(const void *)source + (size_t)at.y * line, *window = row + x * pixel;
+    for (size_t m = 0; m < pixels; m++, window += pixel) {
+        if (x++ == width) {
+            x = 1;
+            window = row += line;
         }
+        windows[m] = window;
     }
     for (size_t m = pixels; m < mr; m++)
         windows[m] = windows[pixels - 1];
