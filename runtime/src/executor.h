@@ -42,6 +42,13 @@ struct bd_window {
     int dilation_y, dilation_x;
 };
 
+/* A word that a window of bits reads: where it stands from the window's first one, in words; how many bits of a tile's
+ * word are filled before, and whether that is full then. */
+struct bd_window_word {
+    size_t offset;
+    uint32_t filled, fills;
+};
+
 /* What a convolution finds ready when it runs; NULL where it has no need. */
 struct bd_tiled {
     int filters, taps;
@@ -53,8 +60,8 @@ struct bd_tiled {
     const unsigned char *source; /* the pixels: the step's input, or its input regrouped */
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
-    ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows;
-                           of bits [taps][words of a group]: words from a window's first word to each of its words */
+    ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
+    struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
     size_t tile_bytes;  /* what the kernel reads of MR pixels */
     size_t words;       /* of bits: what one pixel or filter has in a tile, all its taps */
     int edges;          /* whether words are accumulated for a kernel of edges */

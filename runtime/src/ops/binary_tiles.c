@@ -71,31 +71,37 @@ static int must_lay_planes(const struct bd_step *step) {
     return !bd_is_depthwise(step) && (padded || (step->tiled.groups > 1 && step->tiled.channels % 64 != 0));
 }
 
-/* Where each word of a pixel stands from the one before, in words: of the input, or of its planes. */
-static void place_words(struct bd_model *model, struct bd_step *step) {
-    struct bd_tiled *tiled = &step->tiled;
+/* In the planes each word of a pixel stands behind those of the whole picture, in the input behind the one before. */
+static size_t from_word_to_word(const struct bd_step *step) {
     struct reach reach = reach_of(&step->window);
-    size_t words = bd_words(tiled->channels), next = 1;
-    tiled->line_bytes = (size_t)step->window.width * tiled->row_bytes;
-    if (must_lay_planes(step)) {
-        uint64_t plane = (uint64_t)reach.height * reach.width * sizeof(uint64_t);
-        bd_share(model, BD_REGROUPED, (uint64_t)tiled->groups * words * plane);
-        tiled->source = model->shared[BD_REGROUPED];
-        tiled->row_bytes = sizeof(uint64_t);
-        tiled->line_bytes = reach.width * sizeof(uint64_t);
-        tiled->group_bytes = (size_t)(words * plane);
-        next = reach.height * reach.width;
-    }
-    tiled->offsets = bd_take(&model->tables, (uint64_t)tiled->taps * words * sizeof *tiled->offsets);
-    if (model->memory == NULL)
-        return;
+    return must_lay_planes(step) ? reach.height * reach.width : 1;
+}
+
+static void place_window_words(struct bd_step *step) {
+    const struct bd_tiled *tiled = &step->tiled;
+    size_t channels = (size_t)tiled->channels, width = (size_t)step->window.kernel_width, filled = 0;
     size_t line = tiled->line_bytes / sizeof(uint64_t) * (size_t)step->window.dilation_y;
     size_t pixel = tiled->row_bytes / sizeof(uint64_t) * (size_t)step->window.dilation_x;
-    ptrdiff_t *offset = tiled->offsets;
-    for (size_t y = 0; y < (size_t)step->window.kernel_height; y++)
-        for (size_t x = 0; x < (size_t)step->window.kernel_width; x++)
-            for (size_t word = 0; word < words; word++)
-                *offset++ = (ptrdiff_t)(y * line + x * pixel + word * next);
+    struct bd_window_word *word = tiled->window_words;
+    for (size_t tap = 0; tap < (size_t)tiled->taps; tap++)
+        for (size_t c = 0; c < channels; c += 64, word++) {
+            size_t end = filled + (channels - c < 64 ? channels - c : 64);
+            word->offset = tap / width * line + tap % width * pixel + c / 64 * from_word_to_word(step);
+            word->filled = (uint32_t)filled;
+            word->fills = end >= 64;
+            filled = end % 64;
+        }
+}
+
+static void take_planes(struct bd_model *model, struct bd_step *step) {
+    struct bd_tiled *tiled = &step->tiled;
+    struct reach reach = reach_of(&step->window);
+    uint64_t plane = (uint64_t)reach.height * reach.width * sizeof(uint64_t), words = bd_words(tiled->channels);
+    bd_share(model, BD_REGROUPED, (uint64_t)tiled->groups * words * plane);
+    tiled->source = model->shared[BD_REGROUPED];
+    tiled->row_bytes = sizeof(uint64_t);
+    tiled->line_bytes = reach.width * sizeof(uint64_t);
+    tiled->group_bytes = (size_t)(words * plane);
 }
 
 void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
@@ -112,9 +118,13 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     if (step->node->pad_value == 0)
         tiled->tap_sums =
             bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
-    place_words(model, step);
+    tiled->line_bytes = (size_t)step->window.width * tiled->row_bytes;
+    if (must_lay_planes(step))
+        take_planes(model, step);
+    tiled->window_words = bd_take(&model->tables, taps * bd_words(tiled->channels) * sizeof *tiled->window_words);
     if (model->memory == NULL)
         return;
+    place_window_words(step);
     tile_weights(step);
     if (tiled->tap_sums != NULL)
         sum_taps(step);

@@ -31,9 +31,8 @@ static int find_windows(const struct bd_step *step, const unsigned char *source,
 typedef uint64_t two_words __attribute__((vector_size(16), aligned(8), may_alias));
 enum { FOUR = 4 };
 
-/* The words at `offset` from where the windows of pixels `m` and m + 1 of `pixels` begin. */
-BD_INLINE two_words load_words(const uint64_t *const *windows, size_t m, size_t pixels, int adjacent,
-                               ptrdiff_t offset) {
+/* The words at `offset` from where the windows of pixels m and m + 1 of `pixels` begin. */
+BD_INLINE two_words load_words(const uint64_t *const *windows, size_t m, size_t pixels, int adjacent, size_t offset) {
     if (adjacent)
         return *(const two_words *)(windows[0] + offset + m);
     return (two_words){windows[m][offset], m + 1 < pixels ? windows[m + 1][offset] : 0};
@@ -49,43 +48,40 @@ BD_INLINE void store_words(two_words words, size_t m, size_t pixels, uint64_t *t
 /* Where each tap begins at a word. */
 BD_INLINE void copy_words(const struct bd_step *step, const uint64_t *const *windows, size_t pixels, int adjacent,
                           uint64_t *tile) {
-    const ptrdiff_t *offset = step->tiled.offsets, *end = offset + step->tiled.words;
+    const struct bd_window_word *word = step->tiled.window_words, *end = word + step->tiled.words;
     size_t mr = (size_t)step->kernel->mr;
     uint64_t kept = step->tiled.edges ? ~UINT64_C(0) : 0;
     two_words last[FOUR / 2] = {{0}};
-    for (; offset < end; offset++, tile += mr) {
+    for (; word < end; word++, tile += mr) {
         BD_UNROLL
         for (size_t m = 0; m < pixels; m += 2) {
-            last[m / 2] = (last[m / 2] & kept) ^ load_words(windows, m, pixels, adjacent, *offset);
+            last[m / 2] = (last[m / 2] & kept) ^ load_words(windows, m, pixels, adjacent, word->offset);
             store_words(last[m / 2], m, pixels, tile);
         }
     }
 }
 
-/* Where taps follow each other without a gap: the tile's next words have `filled` bits already. */
+/* Where taps follow each other without a gap. */
 BD_INLINE void merge_words(const struct bd_step *step, const uint64_t *const *windows, size_t pixels, int adjacent,
                            uint64_t *tile) {
-    size_t channels = (size_t)step->tiled.channels, mr = (size_t)step->kernel->mr, filled = 0, left = channels;
-    const ptrdiff_t *offset = step->tiled.offsets, *end = offset + (size_t)step->tiled.taps * bd_words((int)channels);
-    uint64_t kept = step->tiled.edges ? ~UINT64_C(0) : 0;
+    size_t mr = (size_t)step->kernel->mr, count = (size_t)step->tiled.taps * bd_words(step->tiled.channels);
+    const struct bd_window_word *word = step->tiled.window_words, *end = word + count;
+    uint64_t kept = step->tiled.edges ? ~UINT64_C(0) : 0, *tile_end = tile + step->tiled.words * mr;
     two_words last[FOUR / 2] = {{0}}, merged[FOUR / 2] = {{0}};
-    for (; offset < end; offset++) {
-        size_t count = left < 64 ? left : 64, whole = filled + count >= 64;
+    for (; word < end; word++) {
         BD_UNROLL
         for (size_t m = 0; m < pixels; m += 2) {
-            two_words words = load_words(windows, m, pixels, adjacent, *offset);
-            merged[m / 2] |= words << filled;
-            if (whole) {
+            two_words words = load_words(windows, m, pixels, adjacent, word->offset);
+            merged[m / 2] |= words << word->filled;
+            if (word->fills) {
                 last[m / 2] = (last[m / 2] & kept) ^ merged[m / 2];
                 store_words(last[m / 2], m, pixels, tile);
-                merged[m / 2] = words >> 1 >> (63 - filled);
+                merged[m / 2] = words >> 1 >> (63 - word->filled);
             }
         }
-        tile += whole ? mr : 0;
-        filled = (filled + count) % 64;
-        left = left > count ? left - count : channels;
+        tile += word->fills ? mr : 0;
     }
-    for (size_t m = 0; m < pixels && filled > 0; m += 2)
+    for (size_t m = 0; m < pixels && tile < tile_end; m += 2)
         store_words((last[m / 2] & kept) ^ merged[m / 2], m, pixels, tile);
 }
 
