@@ -88,12 +88,11 @@ def test_names_are_unique():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_isa_has_every_op_it_can_speed_up(isa):
-    """Edges pay where a vector is counted at once."""
+    """Edges pay where a vector is counted at once, and thresholds at once with them."""
     ops = FEWER.get(isa, OUTPUTS)
     rows = {(kernel.op, kernel.out) for kernel in KERNELS if kernel.isa == isa}
-    assert rows - {("bgemm_edge", "i32")} - set().union(*TOGETHER) == {
-        (op, OUTPUTS[op]) for op in ops
-    }
+    edges = {("bgemm_edge", "i32"), ("bgemm_threshold", "b1")}
+    assert rows - edges - set().union(*TOGETHER) == {(op, OUTPUTS[op]) for op in ops}
     for together in TOGETHER:
         assert rows & together in (set(), together)
 

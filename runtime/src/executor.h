@@ -62,13 +62,13 @@ struct bd_tiled {
     size_t block_bytes;
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
     struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
-    size_t tile_bytes;  /* what the kernel reads of MR pixels */
-    size_t words;       /* of bits: what one pixel or filter has in a tile, all its taps */
-    int edges;          /* whether words are accumulated for a kernel of edges */
-    int32_t *tap_sums;  /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */
-    uint64_t *flips;    /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
-    size_t chunk;       /* tiles of pixels that are laid out at once */
-    size_t strip;       /* tiles of pixels whose sums are transformed at once */
+    size_t tile_bytes;                   /* what the kernel reads of MR pixels */
+    size_t words;                        /* of bits: what one pixel or filter has in a tile, all its taps */
+    int edges;                           /* whether words are accumulated for a kernel of edges */
+    int32_t *tap_sums;                   /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */
+    uint64_t *flips;                     /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
+    size_t chunk;                        /* tiles of pixels that are laid out at once */
+    size_t strip;                        /* tiles of pixels whose sums are transformed at once */
 };
 
 struct bd_step {

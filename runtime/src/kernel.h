@@ -17,12 +17,12 @@ typedef void bd_bgemm_i32_function(size_t words, int32_t depth, const uint64_t *
  * plus the ones of the last o; and two words have at most one falling edge together, which is one count for both. */
 typedef bd_bgemm_i32_function bd_bgemm_edge_i32_function;
 
-/* A kernel of edges and its thresholds in one, for tiles that follow each other: bit first + n of bits[p * bits_stride] =
- * (the integer of pixel p and filter n < thresholds[n]) ^ (bit n of flips) for p < pixels, n < filters <= NR. Words are
- * written as by `threshold`. */
-typedef void bd_bgemm_threshold_b1_function(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,
-                                       const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first,
-                                       uint64_t *bits, size_t bits_stride);
+/* A kernel of edges and its thresholds in one, for tiles that follow each other: bit first + n of bits[p * bits_stride]
+ * = (the integer of pixel p and filter n < thresholds[n]) ^ (bit n of flips) for p < pixels, n < filters <= NR. Words
+ * are written as by `threshold`. */
+typedef void bd_bgemm_threshold_b1_function(size_t pixels, size_t filters, size_t words, int32_t depth,
+                                            const uint64_t *tile, const uint64_t *weights, const int32_t *thresholds,
+                                            uint64_t flips, size_t first, uint64_t *bits, size_t bits_stride);
 
 /* out[m * out_stride + n] = sum over t < taps, c < channels of
  *                           rows[t * MR + m][c] * weights[(t * channels + c) * NR + n] */

@@ -163,6 +163,92 @@ struct tally check_bgemm(const struct bd_kernel *kernel, const struct bd_kernel 
     return tally;
 }
 
+/* ---- bgemm_threshold ---- */
+
+/* Tiles that follow each other, and the integers of each of their pixels with each of NR filters. */
+struct row_of_tiles {
+    size_t words, tiles, mr, nr;
+    uint64_t *pixels;  /* [tiles][words][mr] */
+    uint64_t *filters; /* [words][nr] */
+    int32_t *dots;     /* [tiles * mr][nr] */
+};
+
+static int32_t dot_of(const struct row_of_tiles *row, size_t pixel, size_t filter) {
+    const uint64_t *tile = row->pixels + pixel / row->mr * row->words * row->mr + pixel % row->mr;
+    int32_t sum = (int32_t)row->words * 64;
+    for (size_t k = 0; k < row->words; k++)
+        sum -= 2 * __builtin_popcountll(tile[k * row->mr] ^ row->filters[k * row->nr + filter]);
+    return sum;
+}
+
+static struct row_of_tiles make_row_of_tiles(const struct bd_kernel *kernel, size_t words, size_t pixels) {
+    size_t mr = (size_t)kernel->mr, nr = (size_t)kernel->nr, tiles = (pixels + mr - 1) / mr;
+    struct row_of_tiles row = {words, tiles, mr, nr, NULL, NULL, NULL};
+    row.pixels = allocate(tiles * words * mr, sizeof *row.pixels);
+    row.filters = allocate(words * nr, sizeof *row.filters);
+    row.dots = allocate(tiles * mr * nr, sizeof *row.dots);
+    fill_words((char *)row.pixels, tiles * words * mr, RANDOM, 0);
+    fill_words((char *)row.filters, words * nr, RANDOM, 0);
+    for (size_t i = 0; i < tiles * mr * nr; i++)
+        row.dots[i] = dot_of(&row, i / nr, i % nr);
+    accumulate(words, nr, row.filters);
+    for (size_t i = 0; i < tiles; i++)
+        accumulate(words, mr, row.pixels + i * words * mr);
+    return row;
+}
+
+/* Thresholds at an integer that occurs and beside it, and at both ends of what there is. */
+static void fill_thresholds(const struct row_of_tiles *row, size_t filters, int32_t *thresholds) {
+    for (size_t n = 0; n < filters; n++) {
+        int32_t dot = row->dots[random_bits() % (row->tiles * row->mr) * row->nr + n];
+        const int32_t near[] = {dot - 2, dot - 1, dot, dot + 1, dot + 2, INT32_MIN, INT32_MAX};
+        thresholds[n] = near[random_bits() % LENGTH(near)];
+    }
+}
+
+static int bgemm_threshold_agrees(const struct bd_kernel *kernel, size_t words, size_t pixels, size_t filters,
+                                  size_t first) {
+    struct row_of_tiles row = make_row_of_tiles(kernel, words, pixels);
+    size_t stride = 1 + random_bits() % 3;
+    uint64_t flips = random_bits() & (~UINT64_C(0) >> (64 - filters));
+    uint64_t below_first = first ? ~UINT64_C(0) >> (64 - first) : 0;
+    int32_t *thresholds = allocate(filters, sizeof *thresholds);
+    fill_thresholds(&row, filters, thresholds);
+    unsigned char *out = guarded(pixels * stride * sizeof(uint64_t));
+    uint64_t *bits = (uint64_t *)(void *)out;
+    for (size_t p = 0; p < pixels; p++)
+        bits[p * stride] = first ? below_first : ~UINT64_C(0);
+    kernel->run.bgemm_threshold_b1(pixels, filters, words, (int32_t)words * 64, row.pixels, row.filters, thresholds,
+                                   flips, first, bits, stride);
+    int agrees = guards_hold(out, pixels, sizeof *bits, stride * sizeof *bits);
+    for (size_t p = 0; p < pixels; p++) {
+        uint64_t expected = flips << first ^ below_first;
+        for (size_t n = 0; n < filters; n++)
+            expected ^= (uint64_t)(row.dots[p * row.nr + n] < thresholds[n]) << (first + n);
+        agrees &= bits[p * stride] == expected;
+    }
+    free(out - GUARD);
+    free(thresholds);
+    free(row.dots);
+    free(row.filters);
+    free(row.pixels);
+    return agrees;
+}
+
+struct tally check_bgemm_threshold(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    static const size_t words[] = {1, 2, 3, 9, 30, 31, 32, 70};
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t i = 0; i < LENGTH(words); i++)
+        for (size_t filters = 1; filters <= (size_t)kernel->nr; filters++)
+            for (size_t first = 0; first + filters <= 64; first += 8)
+                for (size_t pixels = 1; pixels <= 10; pixels += 3) {
+                    tally.failed += !bgemm_threshold_agrees(kernel, words[i], pixels, filters, first);
+                    tally.cases++;
+                }
+    return tally;
+}
+
 /* ---- peak ---- */
 
 /* Rounds count alike, each whole words. */

@@ -159,8 +159,8 @@ BD_INLINE void bgemm_bits(size_t pixels, size_t filters, size_t words, int32_t d
         count_edges(words, tile, weights, ones);
         BD_UNROLL
         for (size_t m = 0; m < EDGE_MR; m++) {
-            __mmask16 below = _mm512_kunpackb(_mm512_cmpgt_epi64_mask(ones[m][1], high),
-                                              _mm512_cmpgt_epi64_mask(ones[m][0], low));
+            __mmask16 below =
+                _mm512_kunpackb(_mm512_cmpgt_epi64_mask(ones[m][1], high), _mm512_cmpgt_epi64_mask(ones[m][0], low));
             if (pixel + m < pixels)
                 put_sixteen(bits + (pixel + m) * bits_stride, first, (__mmask16)((below & lanes) ^ flipped));
         }
@@ -168,9 +168,9 @@ BD_INLINE void bgemm_bits(size_t pixels, size_t filters, size_t words, int32_t d
 }
 
 /* One word has no edges: with a constant, most of it is gone. */
-void bd_bgemm_threshold_b1_4x16__avx512(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,
-                                   const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first,
-                                   uint64_t *bits, size_t bits_stride) {
+void bd_bgemm_threshold_b1_4x16__avx512(size_t pixels, size_t filters, size_t words, int32_t depth,
+                                        const uint64_t *tile, const uint64_t *weights, const int32_t *thresholds,
+                                        uint64_t flips, size_t first, uint64_t *bits, size_t bits_stride) {
     if (words == 1)
         bgemm_bits(pixels, filters, 1, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
     else

@@ -149,9 +149,9 @@ static void strip_to_floats(const struct bd_model *model, const struct bd_step *
 static void strip_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     struct field field = field_of(step, strip, 0);
     if (step->fused != NULL && model->observer == NULL && field.filters == strip->filters) {
-        step->fused->run.bgemm_threshold_b1(
-            strip->pixels, field.filters, step->tiled.words, (int32_t)bd_depth(step), (const void *)strip->tiles,
-            strip->weights, field.thresholds, field.flips, field.first, field.bits, bd_words(step->tiled.filters));
+        step->fused->run.bgemm_threshold_b1(strip->pixels, field.filters, step->tiled.words, (int32_t)bd_depth(step),
+                                            (const void *)strip->tiles, strip->weights, field.thresholds, field.flips,
+                                            field.first, field.bits, bd_words(step->tiled.filters));
         return;
     }
     multiply(step, strip);

@@ -172,7 +172,8 @@ void bd_lay_planes(const struct bd_model *model, const struct bd_step *step, con
     size_t channels = (size_t)step->tiled.channels, line = (size_t)step->window.width * bd_words(step->window.channels);
     for (size_t y = rows.first; y < rows.end; y++) {
         size_t top = (size_t)step->window.pad_top, height = (size_t)step->window.height;
-        const uint64_t *row = y < top || y - top >= height ? NULL : (const uint64_t *)step->in[0]->data + (y - top) * line;
+        const uint64_t *row =
+            y < top || y - top >= height ? NULL : (const uint64_t *)step->in[0]->data + (y - top) * line;
         uint64_t *to = (uint64_t *)model->shared[BD_REGROUPED] + y * reach.width;
         for (size_t group = 0; group < (size_t)step->tiled.groups; group++)
             for (size_t c = 0; c < channels; c += 64, to += reach.height * reach.width)

@@ -12,8 +12,8 @@
  * channel by channel for a depthwise convolution. */
 void bd_prepare_bits(struct bd_model *model, struct bd_step *step);
 
-/* Copies the input, where need be, with its padding, each word of a pixel into a plane of its own: then no window leaves
- * the picture, pixels side by side are words side by side, and each group of channels begins at a word. */
+/* Copies the input, where need be, with its padding, each word of a pixel into a plane of its own: then no window
+ * leaves the picture, pixels side by side are words side by side, and each group of channels begins at a word. */
 void bd_lay_planes(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker);
 
 /* Sets bits `first` on of a column of words that are `stride` apart, and still 0 there, to `word`, of which the lowest

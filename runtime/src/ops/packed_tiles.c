@@ -111,7 +111,8 @@ static void pack_pixels(const struct bd_step *step, const uint64_t *const *windo
 /* The rows of the tile that are padding. */
 static uint32_t list_padding(const struct bd_step *step, struct bd_cursor at, size_t pixels, struct bd_padding *list) {
     const struct bd_window *window = &step->window;
-    int height = (window->kernel_height - 1) * window->dilation_y, width = (window->kernel_width - 1) * window->dilation_x;
+    int height = (window->kernel_height - 1) * window->dilation_y,
+        width = (window->kernel_width - 1) * window->dilation_x;
     uint32_t count = 0;
     for (uint32_t m = 0; m < pixels; m++) {
         int top = at.y * window->stride_y - window->pad_top, left = at.x * window->stride_x - window->pad_left;
