@@ -34,9 +34,9 @@ static int check_binary_conv_threshold(struct bd_step *step, char *error) {
            bd_check_directions(step, 3, step->tiled.filters, error);
 }
 
-/* Bits without the integers: of a kernel of edges, where no padding is taken back. */
+/* Bits without the integers, of a kernel of edges. */
 static const struct bd_kernel *find_fused(const struct bd_step *step) {
-    if (!step->tiled.edges || step->node->pad_value == 0)
+    if (!step->tiled.edges)
         return NULL;
     const struct bd_kernel *kernel = step->kernel, *fused = bd_choose("bgemm_threshold", "b1", kernel->isa);
     return fused != NULL && fused->mr == kernel->mr && fused->nr == kernel->nr ? fused : NULL;
@@ -146,16 +146,53 @@ static void strip_to_floats(const struct bd_model *model, const struct bd_step *
     to_floats(model, step, strip);
 }
 
-static void strip_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+/* Whether nobody wants the integers of these tiles, and their bits go into one word of each pixel. */
+static int may_fuse(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    return step->fused != NULL && model->observer == NULL && strip->padded[0] == 0 &&
+           strip->first_filter % 64 + strip->filters <= 64;
+}
+
+static void fuse(const struct bd_step *step, const struct bd_strip *strip) {
     struct field field = field_of(step, strip, 0);
-    if (step->fused != NULL && model->observer == NULL && field.filters == strip->filters) {
-        step->fused->run.bgemm_threshold_b1(strip->pixels, field.filters, step->tiled.words, (int32_t)bd_depth(step),
-                                            (const void *)strip->tiles, strip->weights, field.thresholds, field.flips,
-                                            field.first, field.bits, bd_words(step->tiled.filters));
-        return;
+    step->fused->run.bgemm_threshold_b1(strip->pixels, field.filters, step->tiled.words, (int32_t)bd_depth(step),
+                                        (const void *)strip->tiles, strip->weights, field.thresholds, field.flips,
+                                        field.first, field.bits, bd_words(step->tiled.filters));
+}
+
+/* Those first tiles of a strip that all have padding to take back, or all have none. */
+static struct bd_strip alike(const struct bd_step *step, const struct bd_strip *strip) {
+    struct bd_strip part = *strip;
+    size_t count = step->tiled.tap_sums == NULL ? strip->count : 1;
+    while (count < strip->count && !strip->padded[count] == !strip->padded[0])
+        count++;
+    if (count < strip->count)
+        part.pixels = count * (size_t)step->kernel->mr;
+    part.count = count;
+    return part;
+}
+
+static struct bd_strip behind(const struct bd_step *step, const struct bd_strip *strip, const struct bd_strip *part) {
+    struct bd_strip rest = *strip;
+    rest.tiles += part->count * strip->tile_bytes;
+    rest.padding += part->count * (size_t)step->tiled.taps * (size_t)step->kernel->mr;
+    rest.padded += part->count;
+    rest.count -= part->count;
+    rest.first_pixel += part->pixels;
+    rest.pixels -= part->pixels;
+    return rest;
+}
+
+static void strip_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    struct bd_strip rest = *strip, part;
+    for (; rest.count > 0; rest = behind(step, &rest, &part)) {
+        part = alike(step, &rest);
+        if (may_fuse(model, step, &part)) {
+            fuse(step, &part);
+        } else {
+            multiply(step, &part);
+            to_bits(model, step, &part);
+        }
     }
-    multiply(step, strip);
-    to_bits(model, step, strip);
 }
 
 static void run_binary_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {

@@ -108,21 +108,29 @@ static void pack_pixels(const struct bd_step *step, const uint64_t *const *windo
         pack(step, windows, 1, 0, tile);
 }
 
+/* Whether a tile stands in one row of the output and reads no padding: most tiles of a large map. */
+static int is_inside(const struct bd_step *step, struct bd_cursor at, size_t pixels) {
+    const struct bd_window *window = &step->window;
+    int last = at.x + (int)pixels - 1;
+    int top = at.y * window->stride_y - window->pad_top, left = at.x * window->stride_x - window->pad_left;
+    int bottom = top + (window->kernel_height - 1) * window->dilation_y;
+    int right = last * window->stride_x - window->pad_left + (window->kernel_width - 1) * window->dilation_x;
+    return last < window->out_width && top >= 0 && left >= 0 && bottom < window->height && right < window->width;
+}
+
 /* The rows of the tile that are padding. */
 static uint32_t list_padding(const struct bd_step *step, struct bd_cursor at, size_t pixels, struct bd_padding *list) {
     const struct bd_window *window = &step->window;
-    int height = (window->kernel_height - 1) * window->dilation_y,
-        width = (window->kernel_width - 1) * window->dilation_x;
     uint32_t count = 0;
     for (uint32_t m = 0; m < pixels; m++) {
-        int top = at.y * window->stride_y - window->pad_top, left = at.x * window->stride_x - window->pad_left;
-        int inside = top >= 0 && left >= 0 && top + height < window->height && left + width < window->width;
-        for (int tap = 0; tap < step->tiled.taps && !inside; tap++) {
-            int y = top + tap / window->kernel_width * window->dilation_y;
-            int x = left + tap % window->kernel_width * window->dilation_x;
-            if (y < 0 || y >= window->height || x < 0 || x >= window->width)
-                list[count++] = (struct bd_padding){(uint32_t)tap, m};
-        }
+        uint32_t tap = 0;
+        for (int ky = 0; ky < window->kernel_height; ky++)
+            for (int kx = 0; kx < window->kernel_width; kx++, tap++) {
+                int y = at.y * window->stride_y - window->pad_top + ky * window->dilation_y;
+                int x = at.x * window->stride_x - window->pad_left + kx * window->dilation_x;
+                if (y < 0 || y >= window->height || x < 0 || x >= window->width)
+                    list[count++] = (struct bd_padding){tap, m};
+            }
         if (++at.x == window->out_width)
             at = (struct bd_cursor){at.y + 1, 0};
     }
@@ -138,5 +146,7 @@ uint32_t bd_pack_words(const struct bd_step *step, const unsigned char *source, 
     int adjacent = find_windows(step, source, at, pixels, windows);
     for (size_t m = 0; m < mr; m += FOUR)
         pack_pixels(step, windows + m, mr - m, adjacent, (uint64_t *)tile + m);
-    return step->tiled.tap_sums == NULL ? 0 : list_padding(step, at, pixels, padding);
+    if (step->tiled.tap_sums == NULL || is_inside(step, at, pixels))
+        return 0;
+    return list_padding(step, at, pixels, padding);
 }
