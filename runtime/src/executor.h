@@ -54,10 +54,10 @@ struct bd_tiled {
     int filters, taps;
     int groups, channels;        /* `channels` of one group: all that one filter reads of a pixel */
     size_t blocks;               /* of NR filters of one group, the last one filled up with zero weights */
-    size_t row_bytes;            /* one input pixel */
-    size_t group_bytes;          /* within a pixel, from what one group reads to what the next one reads */
-    size_t line_bytes;           /* of bits: one row of pixels */
-    const unsigned char *source; /* the pixels: the step's input, or its input regrouped */
+    size_t row_bytes;            /* from an input pixel to the next one */
+    size_t group_bytes;          /* from what one group reads to what the next one reads */
+    size_t line_bytes;           /* of bits: from a row of pixels to the next one */
+    const unsigned char *source; /* the pixels: the step's input, or its input regrouped, of bits in padded planes */
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */

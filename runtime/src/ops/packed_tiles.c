@@ -27,8 +27,10 @@ static int find_windows(const struct bd_step *step, const unsigned char *source,
     return pixels == mr && windows[mr - 1] == windows[0] + mr - 1;
 }
 
-/* The words of two neighbouring pixels, and of four. Where a tile is odd the last one stands alone. */
+/* Of two neighbouring pixels: as wide as every vector unit is. Where a tile is odd the last one stands alone. */
 typedef uint64_t two_words __attribute__((vector_size(16), aligned(8), may_alias));
+
+/* Pixels that are packed together, their words in registers. */
 enum { FOUR = 4 };
 
 /* The words at `offset` from where the windows of pixels m and m + 1 of `pixels` begin. */
@@ -112,10 +114,12 @@ static void pack_pixels(const struct bd_step *step, const uint64_t *const *windo
 static int is_inside(const struct bd_step *step, struct bd_cursor at, size_t pixels) {
     const struct bd_window *window = &step->window;
     int last = at.x + (int)pixels - 1;
+    if (last >= window->out_width)
+        return 0;
     int top = at.y * window->stride_y - window->pad_top, left = at.x * window->stride_x - window->pad_left;
     int bottom = top + (window->kernel_height - 1) * window->dilation_y;
     int right = last * window->stride_x - window->pad_left + (window->kernel_width - 1) * window->dilation_x;
-    return last < window->out_width && top >= 0 && left >= 0 && bottom < window->height && right < window->width;
+    return top >= 0 && left >= 0 && bottom < window->height && right < window->width;
 }
 
 /* The rows of the tile that are padding. */
