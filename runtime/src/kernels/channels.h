@@ -12,9 +12,10 @@
 
 #include <string.h>
 
-/* A tile is 8 or 4 pixels by one vector of channels, or one pixel by 4 vectors: enough sums that none waits for its
- * last one, few enough for 16 registers. */
-enum { TALL = 8, LOW = 4, WIDE = 4 };
+/* A tile is 4 pixels by 2 vectors of channels, or one pixel by 4: enough sums that none waits for its last one, and few
+ * enough for 16 registers. Its lines of the input lie side by side in pairs, for where a pixel's channels are a power
+ * of two, all pixels share a few sets of the first-level cache. */
+enum { PIXELS = 4, PAIR = 2, WIDE = 4, SUMS = 8 };
 
 enum combination { PRODUCTS, MAXIMUM, MEAN };
 
@@ -50,68 +51,65 @@ BD_INLINE vector combine(enum combination kind, vector sum, vector factors, vect
 }
 
 /* One tile, `count` channels of each vector. */
-BD_INLINE void slide_tile(enum combination kind, size_t pixels, size_t vectors, size_t count,
-                          const struct bd_taps *taps, const float *input, const float *weights, float divisor,
-                          float *out) {
-    vector sums[TALL];
+BD_INLINE void slide_tile(enum combination kind, size_t pixels, size_t vectors, size_t count, size_t width,
+                          struct bd_taps taps, const float *input, const float *weights, float divisor, float *out) {
+    vector sums[SUMS];
     BD_UNROLL
     for (size_t i = 0; i < pixels * vectors; i++)
-        sums[i] = kind == MAXIMUM ? load(input + i / vectors * taps->pixel + i % vectors * LANES, count) : (vector){0};
-    for (size_t y = 0; y < taps->height; y++, input += taps->row, weights += taps->weight_row) {
+        sums[i] = kind == MAXIMUM ? load(input + i / vectors * taps.pixel + i % vectors * LANES, count) : (vector){0};
+    for (size_t y = 0; y < taps.height; y++, input += taps.row, weights += taps.weight_row) {
         const float *x = input, *w = weights;
-        for (size_t k = 0; k < taps->width; k++, x += taps->column, w += taps->channels) {
+        for (size_t k = 0; k < width; k++, x += taps.column, w += taps.channels) {
             BD_UNROLL
             for (size_t n = 0; n < vectors; n++) {
                 vector factors = kind == PRODUCTS ? load(w + n * LANES, count) : (vector){0};
                 BD_UNROLL
                 for (size_t m = 0; m < pixels; m++)
                     sums[m * vectors + n] =
-                        combine(kind, sums[m * vectors + n], factors, load(x + m * taps->pixel + n * LANES, count));
+                        combine(kind, sums[m * vectors + n], factors, load(x + m * taps.pixel + n * LANES, count));
             }
         }
     }
     BD_UNROLL
     for (size_t i = 0; i < pixels * vectors; i++)
-        store(out + i / vectors * taps->channels + i % vectors * LANES,
+        store(out + i / vectors * taps.channels + i % vectors * LANES,
               kind == MEAN ? sums[i] / spread(divisor) : sums[i], count);
 }
 
-/* All channels of `pixels` pixels. */
-BD_INLINE void slide_pixels(enum combination kind, size_t pixels, const struct bd_taps *taps, const float *input,
-                            const float *weights, float divisor, float *out) {
-    size_t c = 0, channels = taps->channels, wide = WIDE * LANES;
-    for (; pixels == 1 && c + wide <= channels; c += wide)
-        slide_tile(kind, 1, WIDE, LANES, taps, input + c, weights + c, divisor, out + c);
+/* All channels of `pixels` pixels, `vectors` at a time as long as there are so many. */
+BD_INLINE void slide_pixels(enum combination kind, size_t pixels, size_t vectors, size_t width, struct bd_taps taps,
+                            const float *input, const float *weights, float divisor, float *out) {
+    size_t c = 0, channels = taps.channels;
+    for (; c + vectors * LANES <= channels; c += vectors * LANES)
+        slide_tile(kind, pixels, vectors, LANES, width, taps, input + c, weights + c, divisor, out + c);
     for (; c + LANES <= channels; c += LANES)
-        slide_tile(kind, pixels, 1, LANES, taps, input + c, weights + c, divisor, out + c);
+        slide_tile(kind, pixels, 1, LANES, width, taps, input + c, weights + c, divisor, out + c);
     if (c < channels)
-        slide_tile(kind, pixels, 1, channels - c, taps, input + c, weights + c, divisor, out + c);
+        slide_tile(kind, pixels, 1, channels - c, width, taps, input + c, weights + c, divisor, out + c);
 }
 
-BD_INLINE void slide(enum combination kind, const struct bd_taps *taps, size_t pixels, const float *input,
+BD_INLINE void slide(enum combination kind, size_t width, struct bd_taps taps, size_t pixels, const float *input,
                      const float *weights, float divisor, float *out) {
-    size_t some;
-    for (; pixels > 0; pixels -= some, input += some * taps->pixel, out += some * taps->channels) {
-        some = pixels >= TALL ? TALL : pixels >= LOW ? LOW : 1;
-        if (some == TALL)
-            slide_pixels(kind, TALL, taps, input, weights, divisor, out);
-        else if (some == LOW)
-            slide_pixels(kind, LOW, taps, input, weights, divisor, out);
-        else
-            slide_pixels(kind, 1, taps, input, weights, divisor, out);
-    }
+    for (; pixels >= PIXELS; pixels -= PIXELS, input += PIXELS * taps.pixel, out += PIXELS * taps.channels)
+        slide_pixels(kind, PIXELS, PAIR, width, taps, input, weights, divisor, out);
+    for (; pixels > 0; pixels--, input += taps.pixel, out += taps.channels)
+        slide_pixels(kind, 1, WIDE, width, taps, input, weights, divisor, out);
 }
 
+/* Taps that are known to be three beside each other need no loop. */
 void FDEPTHWISE_NAME(const struct bd_taps *taps, size_t pixels, const float *input, const float *weights, float *out) {
-    slide(PRODUCTS, taps, pixels, input, weights, 1, out);
+    if (taps->width == 3)
+        slide(PRODUCTS, 3, *taps, pixels, input, weights, 1, out);
+    else
+        slide(PRODUCTS, taps->width, *taps, pixels, input, weights, 1, out);
 }
 
 void FMAX_NAME(const struct bd_taps *taps, size_t pixels, const float *input, float *out) {
-    slide(MAXIMUM, taps, pixels, input, input, 1, out);
+    slide(MAXIMUM, taps->width, *taps, pixels, input, input, 1, out);
 }
 
 void FMEAN_NAME(const struct bd_taps *taps, size_t pixels, const float *input, float divisor, float *out) {
-    slide(MEAN, taps, pixels, input, input, divisor, out);
+    slide(MEAN, taps->width, *taps, pixels, input, input, divisor, out);
 }
 
 /* NULL is nothing: no factor, no term. */

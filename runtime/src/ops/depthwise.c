@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* Sums of one strip: half a small first-level cache, and 8 pixels at least, as many as a kernel takes at once. */
-enum { STRIP_SUMS = 4096, STRIP_PIXELS = 8 };
+/* Sums of one strip: half a small first-level cache, and 4 pixels at least, as many as a kernel takes at once. */
+enum { STRIP_SUMS = 4096, STRIP_PIXELS = 4 };
 
 static size_t strip_pixels(size_t stride) {
     return stride * STRIP_PIXELS < STRIP_SUMS ? STRIP_SUMS / stride : STRIP_PIXELS;
