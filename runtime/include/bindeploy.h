@@ -50,7 +50,8 @@ BD_API int bd_load(const void *plan, size_t bytes, const bd_options *options, bd
 
 BD_API void bd_close(bd_model *model);
 
-/* One image: input float32 [C,H,W] -> output float32, both as bd_describe says. Cannot fail. */
+/* One image: input float32 [C,H,W] -> output float32, both as bd_describe says and apart from each other in memory.
+ * Cannot fail. */
 BD_API void bd_run(bd_model *model, const float *input, float *output);
 
 typedef struct {
