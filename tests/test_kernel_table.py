@@ -65,8 +65,8 @@ def test_a_name_says_what_its_row_says(kernel):
 @by_name
 def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
     homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
-    kinds = "_(float|edge|channels|weights|int8|functions)$"
-    assert [re.sub(kinds, "", home) for home in homes] == [kernel.isa.split("_")[0]]
+    kinds = "_(float|edge|edge_32|channels|weights|int8|functions)$"
+    assert {re.sub(kinds, "", home) for home in homes} == {kernel.isa.split("_")[0]}
 
 
 def defines(path, name: str) -> bool:
@@ -91,7 +91,7 @@ def test_every_isa_has_every_op_it_can_speed_up(isa):
     """Edges pay where a vector is counted at once, and thresholds at once with them."""
     ops = FEWER.get(isa, OUTPUTS)
     rows = {(kernel.op, kernel.out) for kernel in KERNELS if kernel.isa == isa}
-    edges = {("bgemm_edge", "i32"), ("bgemm_threshold", "b1")}
+    edges = {("bgemm_edge", "i32"), ("edge_tile", "u64"), ("bgemm_threshold", "b1")}
     assert rows - edges - set().union(*TOGETHER) == {(op, OUTPUTS[op]) for op in ops}
     for together in TOGETHER:
         assert rows & together in (set(), together)

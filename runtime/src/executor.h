@@ -65,6 +65,7 @@ struct bd_tiled {
     size_t tile_bytes;                   /* what the kernel reads of MR pixels */
     size_t words;                        /* of bits: what one pixel or filter has in a tile, all its taps */
     int edges;                           /* whether words are accumulated for a kernel of edges */
+    const struct bd_kernel *arrange;     /* what is then done to a tile; NULL: nothing */
     int32_t *tap_sums;                   /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */
     uint64_t *flips;                     /* [ceil(filters / 64)]: a filter whose comparison is negated has bit 1 */
     size_t chunk;                        /* tiles of pixels that are laid out at once */

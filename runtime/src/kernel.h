@@ -17,6 +17,12 @@ typedef void bd_bgemm_i32_function(size_t words, int32_t depth, const uint64_t *
  * plus the ones of the last o; and two words have at most one falling edge together, which is one count for both. */
 typedef bd_bgemm_i32_function bd_bgemm_edge_i32_function;
 
+/* Where an instruction set has such a row, its kernels of edges read tiles that this has been done to, in place: each
+ * word stands twice, one beside the other, so there is room for twice as many. From word `words % 4 > 0` on, as long
+ * as there are four, those of a pixel stand side by side two by two, [k / 2][MR][k % 2], every other pair's second one
+ * complemented, that of the first pair to begin with. */
+typedef void bd_edge_tile_u64_function(size_t words, uint64_t *tile);
+
 /* A kernel of edges and its thresholds in one, for tiles that follow each other: bit first + n of bits[p * bits_stride]
  * = (the integer of pixel p and filter n < thresholds[n]) ^ (bit n of flips) for p < pixels, n < filters <= NR. Words
  * are written as by `threshold`. */
@@ -152,6 +158,7 @@ struct bd_kernel {
     union {
         bd_bgemm_i32_function *bgemm_i32;
         bd_bgemm_edge_i32_function *bgemm_edge_i32;
+        bd_edge_tile_u64_function *edge_tile_u64;
         bd_bgemm_threshold_b1_function *bgemm_threshold_b1;
         bd_fgemm_f32_function *fgemm_f32;
         bd_bgemv_i32_function *bgemv_i32;

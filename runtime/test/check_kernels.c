@@ -82,6 +82,7 @@ int main(void) {
         check_function *check;
     } checks[] = {{"bgemm", check_bgemm},
                   {"bgemm_edge", check_bgemm},
+                  {"edge_tile", check_edge_tile},
                   {"bgemm_threshold", check_bgemm_threshold},
                   {"bgemv", check_bgemm},
                   {"fgemv", check_fgemm},

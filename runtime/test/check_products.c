@@ -82,13 +82,16 @@ static void accumulate(size_t rows, size_t columns, uint64_t *words) {
 /* The words of the rows in the kernel's order, and for kernels of edges both operands accumulated. */
 static void run_bgemm(const struct bd_kernel *kernel, const struct tile *tile, void *out, size_t out_stride) {
     size_t words = tile->taps * tile->depth, mr = tile->mr, nr = tile->nr;
-    uint64_t *packed = allocate(words * mr, sizeof *packed), *weights = allocate(words * nr, sizeof *weights);
+    uint64_t *packed = allocate(2 * words * mr, sizeof *packed), *weights = allocate(words * nr, sizeof *weights);
     for (size_t i = 0; i < words * mr; i++)
         packed[i] = ((const uint64_t *)tile->rows[i / mr / tile->depth * mr + i % mr])[i / mr % tile->depth];
     memcpy(weights, tile->weights, words * nr * sizeof *weights);
     if (!strcmp(kernel->op, "bgemm_edge")) {
         accumulate(words, mr, packed);
         accumulate(words, nr, weights);
+        const struct bd_kernel *arrange = bd_choose("edge_tile", "u64", kernel->isa);
+        if (arrange != NULL)
+            arrange->run.edge_tile_u64(words, packed);
     }
     kernel->run.bgemm_i32(words, bits_of(tile), packed, weights, out, out_stride);
     free(packed);
@@ -163,18 +166,48 @@ struct tally check_bgemm(const struct bd_kernel *kernel, const struct bd_kernel 
     return tally;
 }
 
+/* ---- edge_tile ---- */
+
+static int arranges(const struct bd_kernel *kernel, size_t words) {
+    size_t mr = (size_t)kernel->mr, first = words % 4 > 0, end = first + words / 4 * 4, bytes = 2 * words * mr * 8;
+    uint64_t *plain = allocate(words * mr, sizeof *plain), *expected = allocate(2 * words * mr, sizeof *expected);
+    unsigned char *tile = guarded(bytes);
+    fill_words((char *)plain, words * mr, RANDOM, 0);
+    memcpy(tile, plain, bytes / 2);
+    for (size_t i = 0; i < words * mr; i++) {
+        size_t k = i / mr, m = i % mr, paired = k >= first && k < end, j = k - first;
+        size_t to = paired ? (first + j / 2 * 2) * mr + m * 2 + j % 2 : i;
+        expected[2 * to] = expected[2 * to + 1] = paired && j % 4 == 1 ? ~plain[i] : plain[i];
+    }
+    kernel->run.edge_tile_u64(words, (uint64_t *)(void *)tile);
+    int right = !memcmp(tile, expected, bytes) && guards_hold(tile, 1, bytes, bytes);
+    free(tile - GUARD);
+    free(expected);
+    free(plain);
+    return right;
+}
+
+struct tally check_edge_tile(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t words = 1; words <= 70; words++, tally.cases++)
+        tally.failed += !arranges(kernel, words);
+    return tally;
+}
+
 /* ---- bgemm_threshold ---- */
 
 /* Tiles that follow each other, and the integers of each of their pixels with each of NR filters. */
 struct row_of_tiles {
     size_t words, tiles, mr, nr;
-    uint64_t *pixels;  /* [tiles][words][mr] */
+    size_t tile_words; /* of a tile, as the kernel wants it */
+    uint64_t *pixels;  /* [tiles][tile_words], of which [words][mr] are read here */
     uint64_t *filters; /* [words][nr] */
     int32_t *dots;     /* [tiles * mr][nr] */
 };
 
 static int32_t dot_of(const struct row_of_tiles *row, size_t pixel, size_t filter) {
-    const uint64_t *tile = row->pixels + pixel / row->mr * row->words * row->mr + pixel % row->mr;
+    const uint64_t *tile = row->pixels + pixel / row->mr * row->tile_words + pixel % row->mr;
     int32_t sum = (int32_t)row->words * 64;
     for (size_t k = 0; k < row->words; k++)
         sum -= 2 * __builtin_popcountll(tile[k * row->mr] ^ row->filters[k * row->nr + filter]);
@@ -183,17 +216,22 @@ static int32_t dot_of(const struct row_of_tiles *row, size_t pixel, size_t filte
 
 static struct row_of_tiles make_row_of_tiles(const struct bd_kernel *kernel, size_t words, size_t pixels) {
     size_t mr = (size_t)kernel->mr, nr = (size_t)kernel->nr, tiles = (pixels + mr - 1) / mr;
-    struct row_of_tiles row = {words, tiles, mr, nr, NULL, NULL, NULL};
-    row.pixels = allocate(tiles * words * mr, sizeof *row.pixels);
+    const struct bd_kernel *arrange = bd_choose("edge_tile", "u64", kernel->isa);
+    size_t tile_words = words * mr * (arrange == NULL ? 1 : 2);
+    struct row_of_tiles row = {words, tiles, mr, nr, tile_words, NULL, NULL, NULL};
+    row.pixels = allocate(tiles * tile_words, sizeof *row.pixels);
     row.filters = allocate(words * nr, sizeof *row.filters);
     row.dots = allocate(tiles * mr * nr, sizeof *row.dots);
-    fill_words((char *)row.pixels, tiles * words * mr, RANDOM, 0);
+    fill_words((char *)row.pixels, tiles * tile_words, RANDOM, 0);
     fill_words((char *)row.filters, words * nr, RANDOM, 0);
     for (size_t i = 0; i < tiles * mr * nr; i++)
         row.dots[i] = dot_of(&row, i / nr, i % nr);
     accumulate(words, nr, row.filters);
-    for (size_t i = 0; i < tiles; i++)
-        accumulate(words, mr, row.pixels + i * words * mr);
+    for (size_t i = 0; i < tiles; i++) {
+        accumulate(words, mr, row.pixels + i * tile_words);
+        if (arrange != NULL)
+            arrange->run.edge_tile_u64(words, row.pixels + i * tile_words);
+    }
     return row;
 }
 

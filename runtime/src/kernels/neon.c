@@ -5,6 +5,7 @@
 #if defined(__ARM_NEON)
 
 #include <arm_neon.h>
+#include <string.h>
 
 #include "../affine.h"
 #include "tile.h"
@@ -78,6 +79,64 @@ void BGEMM_NAME(size_t words, int32_t depth, const uint64_t *tile, const uint64_
 void BGEMV_NAME(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights, int32_t *out,
                 size_t out_stride) {
     bgemm(1, words, depth, tile, weights, out, out_stride);
+}
+
+enum { EDGE_MR = 4 };
+
+/* A word of all pixels, each twice. */
+struct doubled {
+    uint64x2_t of[EDGE_MR];
+};
+
+BD_INLINE struct doubled doubled(const uint64_t *word) {
+    struct doubled twice;
+#if defined(__aarch64__)
+    uint64x2x4_t loaded = vld4q_dup_u64(word);
+    BD_UNROLL
+    for (size_t m = 0; m < EDGE_MR; m++)
+        twice.of[m] = loaded.val[m];
+#else
+    BD_UNROLL
+    for (size_t m = 0; m < EDGE_MR; m++)
+        twice.of[m] = vld1q_dup_u64(word + m);
+#endif
+    return twice;
+}
+
+BD_INLINE void double_word(const uint64_t *word, uint64_t *out) {
+    struct doubled twice = doubled(word);
+    BD_UNROLL
+    for (size_t m = 0; m < EDGE_MR; m++)
+        vst1q_u64(out + 2 * m, twice.of[m]);
+}
+
+BD_INLINE uint64x2_t complement(uint64x2_t word) {
+    return vreinterpretq_u64_u8(vmvnq_u8(vreinterpretq_u8_u64(word)));
+}
+
+/* All is read before it is written. */
+BD_INLINE void double_quad(const uint64_t *words, uint64_t *out) {
+    struct doubled twice[4];
+    BD_UNROLL
+    for (size_t k = 0; k < 4; k++)
+        twice[k] = doubled(words + k * EDGE_MR);
+    BD_UNROLL
+    for (size_t m = 0; m < EDGE_MR; m++)
+        twice[1].of[m] = complement(twice[1].of[m]);
+    BD_UNROLL
+    for (size_t i = 0; i < 4 * EDGE_MR; i++)
+        vst1q_u64(out + 2 * i, twice[i / 8 * 2 + i % 2].of[i / 2 % EDGE_MR]);
+}
+
+/* In place, so from the last word on. */
+void bd_edge_tile_u64_4x16__neon(size_t words, uint64_t *tile) {
+    size_t rest = words % 4, first = rest > 0, k = words;
+    for (; rest > 1; rest--, k--)
+        double_word(tile + (k - 1) * EDGE_MR, tile + (k - 1) * EDGE_MR * 2);
+    for (; k > first; k -= 4)
+        double_quad(tile + (k - 4) * EDGE_MR, tile + (k - 4) * EDGE_MR * 2);
+    if (first)
+        double_word(tile, tile);
 }
 
 #if defined(__aarch64__)
@@ -179,41 +238,66 @@ BD_INLINE uint8x16_t own_bits(void) {
     return vcombine_u8(own, own);
 }
 
+/* The low halves of a and b, and sums of neighbours in them. */
+#if defined(__aarch64__)
+#define NARROW_U32(a, b) vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b))
+#define NARROW_U16(a, b) vuzp1q_u8(vreinterpretq_u8_u16(a), vreinterpretq_u8_u16(b))
+#define ADD_PAIRS(a, b) vpaddq_u8(a, b)
+#else
+#define NARROW_U32(a, b) vcombine_u16(vmovn_u32(a), vmovn_u32(b))
+#define NARROW_U16(a, b) vcombine_u8(vmovn_u16(a), vmovn_u16(b))
+#define ADD_PAIRS(a, b)                                                                                                \
+    vcombine_u8(vpadd_u8(vget_low_u8(a), vget_high_u8(a)), vpadd_u8(vget_low_u8(b), vget_high_u8(b)))
+#endif
+
 /* All ones in byte i where dots[i] < thresholds[i], of sixteen. */
 BD_INLINE uint8x16_t below(const int32_t *dots, const int32x4_t thresholds[4]) {
-    uint16x4_t halves[4];
+    uint32x4_t words[4];
     BD_UNROLL
     for (size_t i = 0; i < 4; i++)
-        halves[i] = vmovn_u32(vcltq_s32(vld1q_s32(dots + 4 * i), thresholds[i]));
-    return vcombine_u8(vmovn_u16(vcombine_u16(halves[0], halves[1])), vmovn_u16(vcombine_u16(halves[2], halves[3])));
+        words[i] = vcltq_s32(vld1q_s32(dots + 4 * i), thresholds[i]);
+    return NARROW_U16(NARROW_U32(words[0], words[1]), NARROW_U32(words[2], words[3]));
 }
 
 /* Sixteen bits of each of four pixels: bytes that hold their own bit, added in pairs three times. */
 BD_INLINE uint16x4_t fields(const int32_t *dots, size_t dots_stride, const int32x4_t thresholds[4]) {
     const uint8x16_t own = own_bits();
-    uint8x8_t pairs[4];
+    uint8x16_t bits[4];
     BD_UNROLL
-    for (size_t m = 0; m < 4; m++) {
-        uint8x16_t bits = vandq_u8(below(dots + m * dots_stride, thresholds), own);
-        pairs[m] = vpadd_u8(vget_low_u8(bits), vget_high_u8(bits));
-    }
-    return vreinterpret_u16_u8(vpadd_u8(vpadd_u8(pairs[0], pairs[1]), vpadd_u8(pairs[2], pairs[3])));
+    for (size_t m = 0; m < 4; m++)
+        bits[m] = vandq_u8(below(dots + m * dots_stride, thresholds), own);
+    uint8x16_t quarters = ADD_PAIRS(ADD_PAIRS(bits[0], bits[1]), ADD_PAIRS(bits[2], bits[3]));
+    return vreinterpret_u16_u8(vpadd_u8(vget_low_u8(quarters), vget_high_u8(quarters)));
 }
 
-/* Sixteen filters, from bit `first`, a multiple of sixteen, on. */
+/* Puts the field of one pixel at bit `first` of a word that is written from its lowest bit on: as two bytes where they
+ * are whole ones, whose place in the word is that of a little-endian machine. */
+BD_INLINE void put_field(uint64_t *word, size_t first, uint16_t field) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (first > 0 && first % 8 == 0) {
+        memcpy((char *)word + first / 8, &field, sizeof field);
+        return;
+    }
+#endif
+    bd_put_field(word, first, field);
+}
+
+BD_INLINE void put_fields(uint16x4_t fields, size_t first, uint64_t *bits, size_t stride) {
+    put_field(bits, first, vget_lane_u16(fields, 0));
+    put_field(bits + stride, first, vget_lane_u16(fields, 1));
+    put_field(bits + 2 * stride, first, vget_lane_u16(fields, 2));
+    put_field(bits + 3 * stride, first, vget_lane_u16(fields, 3));
+}
+
+/* Sixteen filters, from bit `first` on. */
 BD_INLINE void threshold_sixteen(size_t pixels, const int32_t *dots, size_t dots_stride, const int32_t *thresholds,
                                  uint64_t flips, size_t first, uint64_t *bits, size_t bits_stride) {
     const int32x4_t wanted[4] = {vld1q_s32(thresholds), vld1q_s32(thresholds + 4), vld1q_s32(thresholds + 8),
                                  vld1q_s32(thresholds + 12)};
     const uint16x4_t flipped = vdup_n_u16((uint16_t)flips);
     size_t m = 0;
-    for (; m + 4 <= pixels; m += 4, dots += 4 * dots_stride, bits += 4 * bits_stride) {
-        uint16x4_t four = veor_u16(fields(dots, dots_stride, wanted), flipped);
-        bd_put_field(bits, first, vget_lane_u16(four, 0));
-        bd_put_field(bits + bits_stride, first, vget_lane_u16(four, 1));
-        bd_put_field(bits + 2 * bits_stride, first, vget_lane_u16(four, 2));
-        bd_put_field(bits + 3 * bits_stride, first, vget_lane_u16(four, 3));
-    }
+    for (; m + 4 <= pixels; m += 4, dots += 4 * dots_stride, bits += 4 * bits_stride)
+        put_fields(veor_u16(fields(dots, dots_stride, wanted), flipped), first, bits, bits_stride);
     for (; m < pixels; m++, dots += dots_stride, bits += bits_stride)
         bd_put_field(bits, first, vget_lane_u16(veor_u16(fields(dots, 0, wanted), flipped), 0));
 }

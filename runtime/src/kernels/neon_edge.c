@@ -16,17 +16,20 @@
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
+#include <string.h>
 
 #include "tile.h"
 
 #pragma GCC diagnostic ignored "-Woverlength-strings"
 
 /* Four words, two pairs, are a quad. The sum of a byte grows by at most 8 a pair and falls by at most 8 a quad, and may
- * grow by two more words that fill no quad. */
-enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS = 9 };
+ * grow by two more words that fill no quad. Of few words, two bytes of ones, less 16 for each byte and quad, fit one.
+ */
+enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, FEW_WORDS = 13 };
 
 #define FILTER_BYTES "128" /* a word of all filters */
 #define PIXEL_BYTES "128"  /* two words of all pixels, each twice */
+#define STEP "x17"         /* a register of its own, since operands are counted */
 
 /* clang-format off */
 #define XOR(o, pixel, filter) "eor v" #o ".16b, v" #pixel ".16b, v" #filter ".16b\n"
@@ -43,11 +46,11 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS
 #define FILTER(a, word, byte) LOAD(a, filters, FILTER_BYTES "*" #word "+" #byte)
 #define PIXEL(a, pair, byte) LOAD(a, pixels, PIXEL_BYTES "*" #pair "+" #byte)
 
-/* To the next quad; after the last one the filters stay where they are, since nothing beyond them may be read. */
+/* To the next quad; after the last one all stay where they are, since nothing beyond them may be read. */
 #define COUNT_QUAD "subs %[quads], %[quads], #1\n"
-#define CHOOSE_STEP "csel %[step], %[step], xzr, ne\n"
-#define ADVANCE_PIXELS "add %[pixels], %[pixels], #2*" PIXEL_BYTES "\n"
-#define ADVANCE_FILTERS "add %[filters], %[filters], %[step]\n"
+#define CHOOSE_STEP "csel " STEP ", " STEP ", xzr, ne\n"
+#define ADVANCE_PIXELS "add %[pixels], %[pixels], " STEP ", lsr #1\n"
+#define ADVANCE_FILTERS "add %[filters], %[filters], " STEP "\n"
 
 /* Sums are v0-v7, last ones v8-v15 where a quad begins, two of v8-v17 free; o1, then c and its count v18-v21; filters
  * v22-v27; pixels v28-v31. What is LATE belongs to the quad before. */
@@ -76,18 +79,16 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS
 
 #define OPERANDS                                                                                                       \
         : "=w"(sum0), "=w"(sum1), "=w"(sum2), "=w"(sum3), "=w"(sum4), "=w"(sum5), "=w"(sum6), "=w"(sum7),              \
-          "=w"(last0), "=w"(last1), "=w"(last2), "=w"(last3), "=w"(last4), "=w"(last5), "=w"(last6), "=w"(last7),      \
-          [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads), [step] "+r"(step)                       \
-        : [last_filters] "r"(last_filters), [last_pixels] "r"(last_pixels)                                             \
+          "+w"(last0), "+w"(last1), "+w"(last2), "+w"(last3), "+w"(last4), "+w"(last5), "+w"(last6), "+w"(last7),      \
+          [filters] "+r"(filters), [pixels] "+r"(pixels), [quads] "+r"(quads) \
+        :                                                                                                              \
         : "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",     \
-          "v31", "cc", "memory"
+          "v31", STEP, "cc", "memory"
 
-/* The sums of `quads` quads; `start` and the filters before the first quad give the first last ones. */
+/* The sums of `quads` quads, after the last ones there are. */
 #define RUN_QUADS()                                                                                                    \
     __asm__ volatile(                                                                                                  \
-        LOAD_BOTH(22, 23, last_filters, "0") LOAD_BOTH(24, 25, last_filters, "32") LOAD_BOTH(28, 29, last_pixels, "0") \
-        XOR(8, 28, 22) XOR(9, 29, 22) XOR(10, 28, 23) XOR(11, 29, 23)                                                  \
-        XOR(12, 28, 24) XOR(13, 29, 24) XOR(14, 28, 25) XOR(15, 29, 25)                                                \
+        "mov " STEP ", #4*" FILTER_BYTES "\n"                                                                          \
         LOAD_BOTH(22, 23, filters, "0") LOAD_BOTH(24, 25, filters, FILTER_BYTES) LOAD_BOTH(28, 29, pixels, "0") LOAD_BOTH(30, 31, pixels, "32") \
         QUAD(NOTHING, COUNT_TO, ALREADY_ADDED)                                                                         \
         "b.eq 2f\n"                                                                                                    \
@@ -103,7 +104,7 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS
 #define FOUR_FILTERS(a, b, c, d) LOAD_FOUR(a, b, c, d, filters)
 #define TWO_PIXELS(a, b, c, d) LOAD_FOUR(a, b, c, d, pixels)
 #define LOAD_FOUR(a, b, c, d, from)                                                                                    \
-    "ld1 {v" #a ".2d, v" #b ".2d, v" #c ".2d, v" #d ".2d}, [%[" #from "]], %[step]\n"
+    "ld1 {v" #a ".2d, v" #b ".2d, v" #c ".2d, v" #d ".2d}, [%[" #from "]], " STEP "\n"
 #define QUAD_OF_CELLS(FIRST_COUNT, FIRST_ADD)                                                                          \
     FOUR_FILTERS(20, 21, 22, 23) FOUR_FILTERS(24, 25, 26, 27) TWO_PIXELS(28, 29, 30, 31)                               \
     START(16, 17, 28, 29, 20, 24) CHOOSE(17, 16, 8) FIRST_COUNT(0, 17) FIRST_ADD(0, 17)                                \
@@ -126,10 +127,7 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS
 
 #define RUN_QUADS_OF_CELLS()                                                                                           \
     __asm__ volatile(                                                                                                  \
-        LOAD_BOTH(22, 23, last_filters, "0") LOAD_BOTH(24, 25, last_filters, "32")                                     \
-        LOAD_BOTH(28, 29, last_pixels, "0")                                                                            \
-        XOR(8, 28, 22) XOR(9, 29, 22) XOR(10, 28, 23) XOR(11, 29, 23)                                                  \
-        XOR(12, 28, 24) XOR(13, 29, 24) XOR(14, 28, 25) XOR(15, 29, 25)                                                \
+        "mov " STEP ", #" FILTER_BYTES "\n"                                                                            \
         QUAD_OF_CELLS(COUNT_TO, ALREADY_ADDED)                                                                         \
         "subs %[quads], %[quads], #1\n"                                                                                \
         "b.eq 2f\n"                                                                                                    \
@@ -142,68 +140,20 @@ enum { MR = 4, NR = 16, CELLS = 8, QUADS = 13, QUADS_DOUBLED = 5, WORDS_IN_PAIRS
 
 /* clang-format on */
 
-/* The pixels of some quads and of what comes before and after them, each word twice. Loads go one quad too far. */
-struct pixels {
-    uint8x16_t last[MR], quads[QUADS + 1][2][MR][2], rest[2][MR];
-};
-
 /* Eight cells: [pixel + 2 * register of filters] */
 struct cells {
     int8x16_t sums[CELLS];
     uint8x16_t last[CELLS];
 };
 
-BD_INLINE void lay_out_word(const uint64_t *tile, uint8x16_t *out) {
-    uint64x2x4_t word = vld4q_dup_u64(tile);
-    BD_UNROLL
-    for (size_t m = 0; m < MR; m++)
-        out[m] = vreinterpretq_u8_u64(word.val[m]);
-}
-
-/* By hand, since compilers use no post-increment here and add an instruction for each address. */
-BD_INLINE void lay_out_quads(const uint64_t *tile, size_t quads, uint8x16_t *pixels) {
-    if (quads > 0)
-        __asm__ volatile("1:\n"
-                         "ld4r {v0.2d, v1.2d, v2.2d, v3.2d}, [%[tile]], #32\n"
-                         "ld4r {v4.2d, v5.2d, v6.2d, v7.2d}, [%[tile]], #32\n"
-                         "ld4r {v16.2d, v17.2d, v18.2d, v19.2d}, [%[tile]], #32\n"
-                         "ld4r {v20.2d, v21.2d, v22.2d, v23.2d}, [%[tile]], #32\n"
-                         "mvn v4.16b, v4.16b\n"
-                         "mvn v5.16b, v5.16b\n"
-                         "mvn v6.16b, v6.16b\n"
-                         "mvn v7.16b, v7.16b\n"
-                         "subs %[quads], %[quads], #1\n"
-                         "stp q0, q4, [%[pixels]]\n"
-                         "stp q1, q5, [%[pixels], #32]\n"
-                         "stp q2, q6, [%[pixels], #64]\n"
-                         "stp q3, q7, [%[pixels], #96]\n"
-                         "stp q16, q20, [%[pixels], #128]\n"
-                         "stp q17, q21, [%[pixels], #160]\n"
-                         "stp q18, q22, [%[pixels], #192]\n"
-                         "stp q19, q23, [%[pixels], #224]\n"
-                         "add %[pixels], %[pixels], #256\n"
-                         "b.ne 1b\n"
-                         : [tile] "+r"(tile), [quads] "+r"(quads), [pixels] "+r"(pixels)
-                         :
-                         : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21",
-                           "v22", "v23", "cc", "memory");
-}
-
-BD_INLINE void lay_out(const uint64_t *last, const uint64_t *tile, size_t quads, size_t rest, struct pixels *pixels) {
-    lay_out_word(last, pixels->last);
-    lay_out_quads(tile, quads, pixels->quads[0][0][0]);
-    tile += 4 * quads * MR;
-    for (size_t k = 0; k < rest; k++, tile += MR)
-        lay_out_word(tile, pixels->rest[k]);
-}
-
-BD_INLINE void run_quads(int wide, size_t quads, const uint64_t *last_filters, const uint64_t *filters,
-                         const uint8x16_t *last_pixels, const uint8x16_t *pixels, struct cells *cells) {
+BD_INLINE void run_quads(int wide, size_t quads, const uint64_t *filters, const uint8x16_t *pixels,
+                         struct cells *cells) {
     register int8x16_t sum0 __asm__("v0"), sum1 __asm__("v1"), sum2 __asm__("v2"), sum3 __asm__("v3");
     register int8x16_t sum4 __asm__("v4"), sum5 __asm__("v5"), sum6 __asm__("v6"), sum7 __asm__("v7");
-    register uint8x16_t last0 __asm__("v8"), last1 __asm__("v9"), last2 __asm__("v10"), last3 __asm__("v11");
-    register uint8x16_t last4 __asm__("v12"), last5 __asm__("v13"), last6 __asm__("v14"), last7 __asm__("v15");
-    size_t step = wide ? NR * sizeof *filters : 4 * NR * sizeof *filters;
+    register uint8x16_t last0 __asm__("v8") = cells->last[0], last1 __asm__("v9") = cells->last[1];
+    register uint8x16_t last2 __asm__("v10") = cells->last[2], last3 __asm__("v11") = cells->last[3];
+    register uint8x16_t last4 __asm__("v12") = cells->last[4], last5 __asm__("v13") = cells->last[5];
+    register uint8x16_t last6 __asm__("v14") = cells->last[6], last7 __asm__("v15") = cells->last[7];
     if (wide)
         RUN_QUADS_OF_CELLS();
     else
@@ -212,32 +162,48 @@ BD_INLINE void run_quads(int wide, size_t quads, const uint64_t *last_filters, c
                             {last0, last1, last2, last3, last4, last5, last6, last7}};
 }
 
-/* Where there is no quad. */
-BD_INLINE void start(const uint64_t *filters, const uint8x16_t *pixels, struct cells *cells) {
+BD_INLINE uint8x16_t compare(const uint64_t *filters, const uint8x16_t *pixels, size_t cell) {
+    return veorq_u8(pixels[cell % 2], vreinterpretq_u8_u64(vld1q_u64(filters + cell / 2 * 2)));
+}
+
+BD_INLINE void start(int with_word, const uint64_t *filters, const uint8x16_t *pixels, struct cells *cells) {
     BD_UNROLL
     for (size_t i = 0; i < CELLS; i++) {
         cells->sums[i] = vdupq_n_s8(0);
-        cells->last[i] = veorq_u8(pixels[i % 2], vreinterpretq_u8_u64(vld1q_u64(filters + i / 2 * 2)));
+        cells->last[i] = with_word ? compare(filters, pixels, i) : vdupq_n_u8(0);
     }
 }
 
 BD_INLINE void add_word(const uint64_t *filters, const uint8x16_t *pixels, struct cells *cells) {
     BD_UNROLL
     for (size_t i = 0; i < CELLS; i++) {
-        uint8x16_t o = veorq_u8(pixels[i % 2], vreinterpretq_u8_u64(vld1q_u64(filters + i / 2 * 2)));
-        uint8x16_t falling = vbicq_u8(cells->last[i], o);
+        uint8x16_t o = compare(filters, pixels, i), falling = vbicq_u8(cells->last[i], o);
         cells->sums[i] = vaddq_s8(cells->sums[i], vreinterpretq_s8_u8(vcntq_u8(falling)));
         cells->last[i] = o;
     }
 }
 
-BD_INLINE int16x8_t add_pairs(int16x8_t a, int16x8_t b, int16x8_t c, int16x8_t d) {
-    return vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d));
+/* The sums of one pixel, of each of eight filters. */
+BD_INLINE int16x8_t sums_of(const struct cells *cells, size_t m) {
+    int16x8_t sums[4];
+    BD_UNROLL
+    for (size_t n = 0; n < 4; n++)
+        sums[n] = vpaddlq_s8(cells->sums[m + 2 * n]);
+    return vpaddq_s16(vpaddq_s16(sums[0], sums[1]), vpaddq_s16(sums[2], sums[3]));
 }
 
-/* Twice each byte of the sums plus the ones of last, added up for each of eight filters of one pixel; as bytes while
- * they fit one. */
-BD_INLINE int16x8_t ones_in_pairs(const struct cells *cells, size_t m) {
+/* Twice the sums plus the ones of last. */
+BD_INLINE int16x8_t ones_of(const struct cells *cells, size_t m) {
+    uint8x16_t ones[4];
+    BD_UNROLL
+    for (size_t n = 0; n < 4; n++)
+        ones[n] = vcntq_u8(cells->last[m + 2 * n]);
+    uint8x16_t pairs = vpaddq_u8(vpaddq_u8(ones[0], ones[1]), vpaddq_u8(ones[2], ones[3]));
+    return vpadalq_s8(vshlq_n_s16(sums_of(cells, m), 1), vreinterpretq_s8_u8(pairs));
+}
+
+/* The same where two bytes of it fit one. */
+BD_INLINE int16x8_t ones_of_few(const struct cells *cells, size_t m) {
     int8x16_t ones[4];
     BD_UNROLL
     for (size_t n = 0; n < 4; n++)
@@ -246,123 +212,163 @@ BD_INLINE int16x8_t ones_in_pairs(const struct cells *cells, size_t m) {
     return vpaddq_s16(vpaddlq_s8(vpaddq_s8(ones[0], ones[1])), vpaddlq_s8(vpaddq_s8(ones[2], ones[3])));
 }
 
-BD_INLINE int16x8_t ones_doubled(const struct cells *cells, size_t m) {
-    int16x8_t ones[4];
-    BD_UNROLL
-    for (size_t n = 0; n < 4; n++)
-        ones[n] = vpaddlq_s8(
-            vmlaq_s8(vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n])), cells->sums[m + 2 * n], vdupq_n_s8(2)));
-    return add_pairs(ones[0], ones[1], ones[2], ones[3]);
-}
-
-BD_INLINE int16x8_t ones_widened(const struct cells *cells, size_t m, int ends) {
-    int16x8_t sums[4];
-    int8x16_t ones[4];
-    BD_UNROLL
-    for (size_t n = 0; n < 4; n++) {
-        sums[n] = vpaddlq_s8(cells->sums[m + 2 * n]);
-        ones[n] = vreinterpretq_s8_u8(vcntq_u8(cells->last[m + 2 * n]));
-    }
-    int16x8_t sum = add_pairs(sums[0], sums[1], sums[2], sums[3]);
-    sum = vaddq_s16(sum, sum);
-    if (!ends)
-        return sum;
-    return vpadalq_s8(sum, vpaddq_s8(vpaddq_s8(ones[0], ones[1]), vpaddq_s8(ones[2], ones[3])));
-}
-
-BD_INLINE void subtract_twice(int16x8_t ones, int32x4_t low, int32x4_t high, int32_t *out) {
-    ones = vshlq_n_s16(ones, 1);
-    vst1q_s32(out, vsubw_s16(low, vget_low_s16(ones)));
-    vst1q_s32(out + 4, vsubw_high_s16(high, ones));
-}
-
-/* How the ones of a part are added up: known when the loop over its cells is compiled, whose branches they are. */
-enum sums { IN_PAIRS, DOUBLED, WIDENED };
-
-struct part {
-    size_t quads, rest;
-    int begins, ends; /* whether it has the first words of a filter, and the last ones */
-    enum sums sums;
+/* Dot products of two pixels with eight filters. */
+struct dots {
+    int32x4_t of[2][2];
 };
 
-BD_INLINE int16x8_t ones_of(struct part part, const struct cells *cells, size_t m) {
-    if (part.sums == IN_PAIRS)
-        return ones_in_pairs(cells, m);
-    return part.sums == DOUBLED ? ones_doubled(cells, m) : ones_widened(cells, m, part.ends);
+BD_INLINE struct dots subtract(struct dots dots, int16x8_t first, int16x8_t second) {
+    return (struct dots){{{vsubw_s16(dots.of[0][0], vget_low_s16(first)), vsubw_high_s16(dots.of[0][1], first)},
+                          {vsubw_s16(dots.of[1][0], vget_low_s16(second)), vsubw_high_s16(dots.of[1][1], second)}}};
 }
 
-/* out -= 2 * ones; or depth - 2 * ones where the words begin. */
-BD_INLINE void put_dots(struct part part, int32_t depth, const struct cells *cells, int32_t *out, size_t out_stride) {
-    int32x4_t lacking = vdupq_n_s32(256 * (int32_t)part.quads), from = vsubq_s32(vdupq_n_s32(depth), lacking);
-    BD_UNROLL
-    for (size_t m = 0; m < 2; m++, out += out_stride) {
-        int16x8_t ones = ones_of(part, cells, m);
-        if (part.begins)
-            subtract_twice(ones, from, from, out);
-        else
-            subtract_twice(ones, vsubq_s32(vld1q_s32(out), lacking), vsubq_s32(vld1q_s32(out + 4), lacking), out);
+/* Of few words bytes hold what is counted to the end, of some the registers; known when this is compiled. */
+enum size { FEW, SOME, MANY };
+
+/* Twice the sums plus the ones of last, of two pixels. */
+struct ones {
+    int16x8_t of[2];
+};
+
+/* Pixels m and m + 1 by eight filters; what many words have in all but the last quads is subtracted from the dots. */
+BD_INLINE struct ones count_cells(int wide, enum size size, size_t words, const uint64_t *filters,
+                                  const uint8x16_t *pixels, size_t m, struct dots *dots) {
+    size_t quads = words / 4, rest = words % 4;
+    struct cells cells;
+    start(rest > 0, filters, pixels + m, &cells);
+    if (rest > 0)
+        filters += NR, pixels += MR;
+    for (; size == MANY && quads > QUADS; quads -= QUADS, filters += QUADS * 4 * NR, pixels += QUADS * 4 * MR) {
+        run_quads(wide, QUADS, filters, pixels + 2 * m, &cells);
+        *dots = subtract(*dots, vshlq_n_s16(sums_of(&cells, 0), 2), vshlq_n_s16(sums_of(&cells, 1), 2));
     }
+    if (quads > 0)
+        run_quads(wide, quads, filters, pixels + 2 * m, &cells);
+    filters += quads * 4 * NR, pixels += quads * 4 * MR;
+    for (size_t k = 1; k < rest; k++, filters += NR, pixels += MR)
+        add_word(filters, pixels + m, &cells);
+    if (size == FEW)
+        return (struct ones){{ones_of_few(&cells, 0), ones_of_few(&cells, 1)}};
+    return (struct ones){{ones_of(&cells, 0), ones_of(&cells, 1)}};
 }
 
-/* All cells of the part of some words, two pixels by eight filters at a time. */
-BD_INLINE void run_part(int wide, struct part part, int32_t depth, const uint64_t *last_filters,
-                        const uint64_t *filters, const struct pixels *pixels, int32_t *out, size_t out_stride) {
-    for (size_t n = 0; n < NR; n += 8, last_filters += 8, filters += 8, out += 8)
+BD_INLINE void run_tile(int wide, enum size size, size_t words, int32_t depth, const uint64_t *tile,
+                        const uint64_t *filters, int32_t *out, size_t out_stride) {
+    int32x4_t from = vdupq_n_s32(depth - (int32_t)(words / 4 * 256));
+    const uint8x16_t *pixels = (const uint8x16_t *)(const void *)tile;
+    for (size_t n = 0; n < NR; n += 8)
         for (size_t m = 0; m < MR; m += 2) {
-            struct cells cells;
-            if (part.quads > 0)
-                run_quads(wide, part.quads, last_filters, filters, pixels->last + m, pixels->quads[0][0][m], &cells);
-            else
-                start(last_filters, pixels->last + m, &cells);
-            for (size_t k = 0; k < part.rest; k++)
-                add_word(filters + (4 * part.quads + k) * NR, pixels->rest[k] + m, &cells);
-            put_dots(part, depth, &cells, out + m * out_stride, out_stride);
+            struct dots dots = {{{from, from}, {from, from}}};
+            struct ones ones = count_cells(wide, size, words, filters + n, pixels, m, &dots);
+            dots = subtract(dots, vshlq_n_s16(ones.of[0], 1), vshlq_n_s16(ones.of[1], 1));
+            BD_UNROLL
+            for (size_t i = 0; i < 4; i++)
+                vst1q_s32(out + (m + i / 2) * out_stride + n + i % 2 * 4, dots.of[i / 2][i % 2]);
         }
 }
 
-BD_INLINE struct part part_of(size_t quads, size_t rest, int begins) {
-    struct part part = {.quads = quads < QUADS ? quads : QUADS, .begins = begins, .sums = WIDENED};
-    part.ends = part.quads == quads;
-    part.rest = part.ends ? rest : 0;
-    if (part.ends && part.quads <= QUADS_DOUBLED)
-        part.sums = 4 * part.quads + part.rest < WORDS_IN_PAIRS ? IN_PAIRS : DOUBLED;
-    return part;
-}
-
-/* Words = a first one, quads, and up to two more; or quads alone, before which o is 0. */
 BD_INLINE void bgemm_edge(int wide, size_t words, int32_t depth, const uint64_t *tile, const uint64_t *filters,
                           int32_t *out, size_t out_stride) {
-    static const uint64_t zeros[NR] = {0};
-    const uint64_t *last_word = zeros, *last_filters = zeros;
-    size_t quads = words / 4, rest = words % 4;
-    struct pixels pixels;
-    struct part part = {.ends = 0};
-    if (rest > 0) {
-        last_word = tile, last_filters = filters;
-        tile += MR, filters += NR, rest--;
-    }
-    for (int begins = 1; !part.ends; begins = 0) {
-        part = part_of(quads, rest, begins);
-        lay_out(last_word, tile, part.quads, part.rest, &pixels);
-#define RUN_PART(...)                                                                                                  \
-    run_part(wide, (struct part){part.quads, part.rest, __VA_ARGS__}, depth, last_filters, filters, &pixels, out,      \
-             out_stride)
-        if (part.begins && part.sums == IN_PAIRS)
-            RUN_PART(1, 1, IN_PAIRS);
-        else if (part.begins && part.sums == DOUBLED)
-            RUN_PART(1, 1, DOUBLED);
-        else if (part.begins && part.ends)
-            RUN_PART(1, 1, WIDENED);
-        else if (part.begins)
-            RUN_PART(1, 0, WIDENED);
+    if (words <= FEW_WORDS)
+        run_tile(wide, FEW, words, depth, tile, filters, out, out_stride);
+    else
+        run_tile(wide, MANY, words, depth, tile, filters, out, out_stride);
+}
+
+/* depth - 2 * ones < threshold where ones > (depth - threshold) / 2, rounded down; less what the ones lack. */
+BD_INLINE int16x4_t most_ones(size_t words, int32_t depth, const int32_t *thresholds) {
+    int32x4_t most = vshrq_n_s32(vqsubq_s32(vdupq_n_s32(depth), vld1q_s32(thresholds)), 1);
+    return vqmovn_s32(vsubq_s32(most, vdupq_n_s32((int32_t)(words / 4 * 128))));
+}
+
+/* A byte a filter that holds its own bit of eight, where there are more ones: of both pixels. */
+BD_INLINE uint8x16_t bits_of(struct ones ones, int16x8_t most) {
+    const uint8x8_t own = vcreate_u8(UINT64_C(0x8040201008040201));
+    uint8x16_t first = vreinterpretq_u8_u16(vcgtq_s16(ones.of[0], most));
+    uint8x16_t second = vreinterpretq_u8_u16(vcgtq_s16(ones.of[1], most));
+    return vandq_u8(vuzp1q_u8(first, second), vcombine_u8(own, own));
+}
+
+/* The bits of sixteen filters, of each of four pixels. */
+BD_INLINE uint16x4_t tile_bits(int wide, enum size size, size_t words, const int16x8_t most[2], const uint64_t *tile,
+                               const uint64_t *filters) {
+    const uint8x8_t in_order = vcreate_u8(UINT64_C(0x0705060403010200));
+    const uint8x16_t *pixels = (const uint8x16_t *)(const void *)tile;
+    uint8x16_t bits[2][2];
+    for (size_t m = 0; m < 2; m++)
+        for (size_t n = 0; n < 2; n++)
+            bits[m][n] = bits_of(count_cells(wide, size, words, filters + 8 * n, pixels, 2 * m, NULL), most[n]);
+    uint8x16_t halves = vpaddq_u8(vpaddq_u8(bits[0][0], bits[0][1]), vpaddq_u8(bits[1][0], bits[1][1]));
+    return vreinterpret_u16_u8(vtbl1_u8(vpadd_u8(vget_low_u8(halves), vget_high_u8(halves)), in_order));
+}
+
+/* Sixteen filters that begin at a byte take two bytes of a word, those that begin it all of it. */
+BD_INLINE void put_field(uint64_t *word, size_t first, int whole, uint16_t field) {
+    if (whole)
+        memcpy((char *)word + first / 8, &field, sizeof field);
+    else
+        bd_put_field(word, first, field);
+}
+
+BD_INLINE void put_fields(size_t pixels, size_t first, int whole, uint16x4_t fields, uint64_t *bits, size_t stride) {
+    put_field(bits, first, whole, vget_lane_u16(fields, 0));
+    if (pixels > 1)
+        put_field(bits + stride, first, whole, vget_lane_u16(fields, 1));
+    if (pixels > 2)
+        put_field(bits + 2 * stride, first, whole, vget_lane_u16(fields, 2));
+    if (pixels > 3)
+        put_field(bits + 3 * stride, first, whole, vget_lane_u16(fields, 3));
+}
+
+BD_INLINE void run_tiles(int wide, enum size size, size_t pixels, size_t filters, size_t words, int32_t depth,
+                         const uint64_t *tile, const uint64_t *weights, const int32_t *thresholds, uint64_t flips,
+                         size_t first, uint64_t *bits, size_t bits_stride) {
+    int32_t wanted[NR] = {0};
+    memcpy(wanted, thresholds, filters * sizeof *thresholds);
+    const int16x8_t most[2] = {vcombine_s16(most_ones(words, depth, wanted), most_ones(words, depth, wanted + 4)),
+                               vcombine_s16(most_ones(words, depth, wanted + 8), most_ones(words, depth, wanted + 12))};
+    const uint16_t lanes = (uint16_t)((UINT32_C(1) << filters) - 1);
+    const int whole = first > 0 && first % 8 == 0 && filters == NR;
+    for (size_t pixel = 0; pixel < pixels; pixel += MR, tile += 2 * words * MR) {
+        uint16x4_t fields = vand_u16(tile_bits(wide, size, words, most, tile, weights), vdup_n_u16(lanes));
+        fields = veor_u16(fields, vdup_n_u16((uint16_t)flips));
+        size_t left = pixels - pixel;
+        if (whole && left >= MR)
+            put_fields(MR, first, 1, fields, bits, bits_stride);
         else
-            RUN_PART(0, part.ends, WIDENED);
-#undef RUN_PART
-        quads -= part.quads;
-        tile += 4 * part.quads * MR, filters += 4 * part.quads * NR;
-        last_word = tile - MR, last_filters = filters - NR;
+            put_fields(left, first, 0, fields, bits, bits_stride);
+        bits += MR * bits_stride;
     }
 }
+
+/* The integers, then the bits: where the words are so many that registers of 16 bits do not hold what is counted. */
+BD_INLINE void run_one_by_one(int wide, size_t pixels, size_t filters, size_t words, int32_t depth,
+                              const uint64_t *tile, const uint64_t *weights, const int32_t *thresholds, uint64_t flips,
+                              size_t first, uint64_t *bits, size_t bits_stride) {
+    int32_t dots[MR * NR];
+    for (size_t pixel = 0; pixel < pixels; pixel += MR, tile += 2 * words * MR, bits += MR * bits_stride) {
+        run_tile(wide, MANY, words, depth, tile, weights, dots, NR);
+        bd_threshold_b1_1x1__neon(pixels - pixel < MR ? pixels - pixel : MR, filters, dots, NR, thresholds, flips,
+                                  first, bits, bits_stride);
+    }
+}
+
+#define BGEMM_THRESHOLD(name, wide)                                                                                    \
+    void name(size_t pixels, size_t filters, size_t words, int32_t depth, const uint64_t *tile,                        \
+              const uint64_t *weights, const int32_t *thresholds, uint64_t flips, size_t first, uint64_t *bits,        \
+              size_t bits_stride) {                                                                                    \
+        if (words <= FEW_WORDS)                                                                                        \
+            run_tiles(wide, FEW, pixels, filters, words, depth, tile, weights, thresholds, flips, first, bits,         \
+                      bits_stride);                                                                                    \
+        else if (words < 4 * (QUADS + 1))                                                                              \
+            run_tiles(wide, SOME, pixels, filters, words, depth, tile, weights, thresholds, flips, first, bits,        \
+                      bits_stride);                                                                                    \
+        else                                                                                                           \
+            run_one_by_one(wide, pixels, filters, words, depth, tile, weights, thresholds, flips, first, bits,         \
+                           bits_stride);                                                                               \
+    }
+BGEMM_THRESHOLD(bd_bgemm_threshold_b1_4x16__neon, 0)
+BGEMM_THRESHOLD(bd_bgemm_threshold_b1_4x16__neon_wide, 1)
 
 void bd_bgemm_edge_i32_4x16__neon(size_t words, int32_t depth, const uint64_t *tile, const uint64_t *weights,
                                   int32_t *out, size_t out_stride) {

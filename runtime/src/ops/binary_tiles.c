@@ -112,9 +112,11 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
     uint64_t nr = (uint64_t)step->kernel->nr, mr = (uint64_t)step->kernel->mr, taps = (uint64_t)tiled->taps;
     tiled->words = (bd_depth(step) + 63) / 64;
-    bd_prepare_convolution(model, step, bd_words(tiled->channels) * sizeof(uint64_t),
-                           tiled->words * nr * sizeof(uint64_t), tiled->words * mr * sizeof(uint64_t));
     tiled->edges = strcmp(step->kernel->op, "bgemm_edge") == 0;
+    tiled->arrange = tiled->edges ? bd_choose("edge_tile", "u64", step->kernel->isa) : NULL;
+    bd_prepare_convolution(model, step, bd_words(tiled->channels) * sizeof(uint64_t),
+                           tiled->words * nr * sizeof(uint64_t),
+                           tiled->words * mr * sizeof(uint64_t) * (tiled->arrange == NULL ? 1 : 2));
     if (step->node->pad_value == 0)
         tiled->tap_sums =
             bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));

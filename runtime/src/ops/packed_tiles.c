@@ -150,6 +150,8 @@ uint32_t bd_pack_words(const struct bd_step *step, const unsigned char *source, 
     int adjacent = find_windows(step, source, at, pixels, windows);
     for (size_t m = 0; m < mr; m += FOUR)
         pack_pixels(step, windows + m, mr - m, adjacent, (uint64_t *)tile + m);
+    if (step->tiled.arrange != NULL)
+        step->tiled.arrange->run.edge_tile_u64(step->tiled.words, tile);
     if (step->tiled.tap_sums == NULL || is_inside(step, at, pixels))
         return 0;
     return list_padding(step, at, pixels, padding);
