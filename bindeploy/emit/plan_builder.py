@@ -194,12 +194,13 @@ class Builder:
 
     def _other(self, activation: Activation, kind: Type, source: int, reader: str) -> int:
         op = "binarize" if kind is Type.BITS else "unpack"
+        inputs: tuple[int | None, ...] = (source,)
         made_by = self._makers.get(source)
         if op == "binarize" and made_by is not None and made_by.op == "to_nhwc":
-            op, source = "binarize_planes", made_by.inputs[0]
+            op, inputs = "binarize_planes", made_by.inputs
         name = f"{reader}/{op}"
         output = self.tensor(Tensor(name, kind, nhwc(activation.shape)))
-        return self.add(Node(op, name, (source,), output))
+        return self.add(Node(op, name, inputs, output))
 
     def result(
         self,
