@@ -71,7 +71,9 @@ def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
 
 def defines(path, name: str) -> bool:
     return (
-        re.search(rf"^(void |uint64_t |#define \w+ ){name}\b", path.read_text(), re.MULTILINE)
+        re.search(
+            rf"^(void |uint64_t |#define \w+ |[A-Z_]+\(){name}\b", path.read_text(), re.MULTILINE
+        )
         is not None
     )
 
