@@ -96,6 +96,9 @@ def bench(report: Row, out: Console) -> None:
             f"({number(other['p10_us'])} to {number(other['p90_us'])}): "
             f"[bold]{number(other['ratio'])} times ours[/bold]"
         )
+    if spent := sum(report.get("split_us", {}).values()):
+        kinds = (f"{kind} {us / spent:.0%}" for kind, us in report["split_us"].items() if us)
+        out.print(f"of the layers' time: {', '.join(kinds)}")
     memory = report["memory"]
     parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
     out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")

@@ -69,6 +69,9 @@ def test_a_report_has_every_node_and_where_it_was_measured(digits_bundle):
     assert report["machine"]["isa"] == "scalar" and report["machine"]["threads"] == 1
     assert "compare" not in report
     assert all(math.isfinite(layer["median_us"]) for layer in report["layers"])
+    spent = sum(layer["median_us"] for layer in report["layers"])
+    assert sum(report["split_us"].values()) == pytest.approx(spent)
+    assert report["split_us"]["binary layers"] > 0
 
 
 def test_the_bundles_own_program_reports_the_same_layers(digits_bundle):

@@ -18,6 +18,7 @@ from bindeploy.convert.engines import onnxruntime_session
 from bindeploy.convert.single_layers import nothing
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.on import transport
+from bindeploy.op_kinds import split
 from bindeploy.session import Session
 
 
@@ -62,6 +63,7 @@ def bench_bundle(
             "runs": runs,
             "total": summary(times["bindeploy"]),
             "layers": layers,
+            "split_us": split((layer["op"], layer["median_us"]) for layer in layers),
             "memory": session.memory,
         }
     if twins:
