@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo/run
 
-.PHONY: demo test check emulators headers foreign clean
+.PHONY: demo test check emulators fuzzer headers foreign clean
 
 demo: .venv/.demo
 	rm -rf demo
@@ -14,7 +14,7 @@ demo: .venv/.demo
 	$(BIN)/bindeploy verify demo/arm
 	$(BIN)/bindeploy bench demo/host --compare onnxruntime
 
-test: .venv/.test emulators headers foreign check
+test: .venv/.test emulators fuzzer headers foreign check
 	$(BIN)/python -m pytest --durations=10
 
 check: .venv/.test
@@ -23,14 +23,20 @@ check: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.h')
 
-# Emulators of ARM processors; without apt, or without the right to install, the tests that need them say that they were skipped.
+# Emulators of other processors, and a clang with libFuzzer. Without apt, or without the right to install, the tests that need them say that they were skipped.
+INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+
 emulators:
 	@if command -v qemu-aarch64 >/dev/null; then :; \
-	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user; \
-	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
-	    sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends qemu-user; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then $(INSTALL) qemu-user; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo sh -c '$(INSTALL) qemu-user'; \
 	else echo "no qemu-aarch64 here and no apt to install it: emulated runs will be skipped"; fi
+
+fuzzer:
+	@if ls /usr/lib/llvm-19/lib/clang/19/lib/linux/libclang_rt.fuzzer-*.a >/dev/null 2>&1 && command -v clang-19 >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && sh -c '$(INSTALL) clang-19 libclang-rt-19-dev'; then :; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null && sudo sh -c '$(INSTALL) clang-19 libclang-rt-19-dev'; then :; \
+	else echo "no clang-19 with libFuzzer here and none to install: the fuzzer of plans will be skipped"; fi
 
 # onnxruntime's C header (its operators of ours are built against it), and an environment with Brevitas and qonnx, whose word our conversion is
 # checked against. Where they cannot be had, the tests that need them say that they were skipped.
