@@ -400,7 +400,7 @@ def test_bench_reports_times_and_memory(sanitized_bench: Path, plan_path: Path) 
     assert report["version"] == "0.1.0"
     total = report["total"]
     assert 0 < total["p10_us"] <= total["median_us"] <= total["p90_us"]
-    assert [layer["op"] for layer in report["layers"]].count("add") == 2
+    assert [layer["op"] for layer in report["layers"]].count("add") == 3
     assert len(report["layers"]) == NODES
     keys = {"name", "op", "kernel", "macs", "median_us"}
     assert all(set(layer) == keys for layer in report["layers"])
