@@ -390,6 +390,12 @@ def bench(
     elif bundle is None:
         from bindeploy.bench import SETS, bench_layers
 
+        if plot:
+            from bindeploy.bench.plots import check_figure
+
+            check_figure(plot)
+        if set_name and set_name not in SETS:
+            raise unknown("set of shapes", set_name, SETS)
         shapes = shapes or SETS[set_name or "standard"]
         _bench_layers(
             bench_layers(shapes, isas, compare, runs, threads), threads, as_json, out, plot

@@ -61,6 +61,20 @@ def test_layers_are_drawn_beneath_their_roof(tmp_path):
         plot_layers(rows, machine(), Path("layers.txt"))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--plot", "a.txt", "`a.txt` is no figure's name: end it with .png"),
+        ("--plot", "none/a.svg", "there is no folder"),
+        ("--set", "even", "unknown set of shapes `even`: choose from standard, odd, channels"),
+    ],
+)
+def test_what_cannot_be_drawn_or_measured_is_said_first(option, value, words, command, monkeypatch):
+    monkeypatch.setattr("bindeploy.bench.bench_layers", lambda *_: pytest.fail("measured"))
+    found = command("bench", "--kernels", option, value)
+    assert found.exit_code == 2 and words in found.stderr
+
+
 def test_a_report_has_every_node_and_where_it_was_measured(digits_bundle):
     bundle = Bundle.open(digits_bundle)
     report = bench_bundle(bundle, runs=2, isa="scalar")

@@ -16,14 +16,27 @@ FORMATS = (".png", ".svg", ".pdf")
 OTHERS = {"int8_us": "onnxruntime int8", "float32_us": "onnxruntime float32"}
 
 
+def check_figure(path: Path) -> None:
+    """Before anything is measured: whether a figure can be written there.
+
+    Raises BindeployError for a name or a folder that cannot be; ModuleNotFoundError without
+    matplotlib.
+    """
+    import matplotlib  # noqa: F401
+
+    if path.suffix not in FORMATS:
+        raise BindeployError(f"`{path}` is no figure's name: end it with {', '.join(FORMATS)}")
+    if not path.absolute().parent.is_dir():
+        raise BindeployError(f"`{path}`: there is no folder `{path.absolute().parent}`")
+
+
 def plot_layers(rows: list[Measured], machine: Measured, path: Path) -> None:
     """Write the figure; the format follows the name.
 
     Left: the time of each layer over its multiply-accumulates, and the least time that the rate of
     the instruction set's own operations allows. Right: the rates, that one as the roof.
     """
-    if path.suffix not in FORMATS:
-        raise BindeployError(f"`{path}` is no figure's name: end it with {', '.join(FORMATS)}")
+    check_figure(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
