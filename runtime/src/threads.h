@@ -13,7 +13,7 @@ struct bd_pool;
 /* What every thread runs, each with its own index; index 0 is the thread that calls bd_pool_run. */
 typedef void bd_pool_function(void *context, size_t index);
 
-/* A pool of `threads` >= 1 with the caller counted. NULL, with one line in error[BD_ERROR_BYTES], where the system has
+/* A pool of `threads` > 1 with the caller counted. NULL, with one line in error[BD_ERROR_BYTES], where the system has
  * no more threads. */
 struct bd_pool *bd_pool_start(size_t threads, bd_pool_function *function, void *context, char *error);
 
