@@ -189,8 +189,9 @@ int bd_load(const void *plan, size_t bytes, const bd_options *options, bd_model 
     memcpy(&loaded->header, plan, sizeof loaded->header);
     loaded->tensors = calloc(loaded->header.tensor_count, sizeof *loaded->tensors);
     loaded->steps = calloc(loaded->header.node_count, sizeof *loaded->steps);
+    loaded->claimed = calloc(loaded->header.node_count, sizeof *loaded->claimed);
     int failed;
-    if (loaded->tensors == NULL || loaded->steps == NULL)
+    if (loaded->tensors == NULL || loaded->steps == NULL || loaded->claimed == NULL)
         failed = bd_fail(error, "no memory for the plan's tables");
     else
         failed = read_options(loaded, options, error) || bd_read_plan(loaded, plan, error) ||
@@ -225,6 +226,7 @@ void bd_close(bd_model *model) {
         bd_unmap_file(model->mapping, model->mapping_bytes);
     free(model->memory);
     free(model->workers);
+    free(model->claimed);
     free(model->steps);
     free(model->tensors);
     free(model);
@@ -274,6 +276,7 @@ static void run_share(void *context, size_t index) {
         before = workers;
         if (index == 0)
             stop_clock(model, i, &start);
+        all.claimed = alone.claimed = &model->claimed[i];
         if (index < workers)
             run_step(model, step, workers == 1 ? &alone : &all);
     }
@@ -296,6 +299,8 @@ void bd_run(bd_model *model, const float *input, float *output) {
     if (!lend(model, model->input, input))
         memcpy(input_room, input, (size_t)model->input->bytes);
     int direct = lend(model, model->output, output);
+    for (uint32_t i = 0; i < model->header.node_count; i++)
+        atomic_store_explicit(&model->claimed[i], 0, memory_order_relaxed);
     if (model->pool == NULL || model->observer != NULL)
         run_share(model, 0);
     else
@@ -321,7 +326,7 @@ void bd_describe(const bd_model *model, bd_description *description) {
         .arena_bytes = (size_t)header->arena_bytes,
         .weights_bytes = (size_t)model->weights.used,
         .scratch_bytes = (size_t)model->scratch_bytes + sizeof *model + header->tensor_count * sizeof *model->tensors +
-                         header->node_count * sizeof *model->steps,
+                         header->node_count * (sizeof *model->steps + sizeof *model->claimed),
     };
     copy_shape(description->input_shape, model->input->shape);
     copy_shape(description->output_shape, model->output->shape);

@@ -12,6 +12,7 @@
 #include "threads.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -104,6 +105,7 @@ enum bd_scratch { BD_TILES, BD_PADDING, BD_PADDED, BD_EXPANDED, BD_SUMS, BD_SCRA
 /* One of the threads that run a step together. */
 struct bd_worker {
     size_t index, count;
+    atomic_size_t *claimed; /* of the step's work, by all of them */
     void *scratch[BD_SCRATCH_COUNT];
 };
 
@@ -119,6 +121,20 @@ static inline struct bd_range bd_share_of(const struct bd_worker *worker, size_t
                              (size_t)(all * (worker->index + 1) / worker->count)};
 }
 
+/* The next of `count` things that nobody does yet; none when all are taken. Large ranges come first and small ones
+ * last, none below `least`: threads end together though one core is slower than the other. */
+static inline struct bd_range bd_claim(const struct bd_worker *worker, size_t count, size_t least) {
+    size_t first = atomic_load_explicit(worker->claimed, memory_order_relaxed), size;
+    do {
+        size_t left = first < count ? count - first : 0;
+        size = worker->count == 1 ? left : left / (2 * worker->count);
+        size = size < least ? least : size;
+        size = size < left ? size : left;
+    } while (size > 0 && !atomic_compare_exchange_weak_explicit(worker->claimed, &first, first + size,
+                                                                memory_order_relaxed, memory_order_relaxed));
+    return (struct bd_range){first, first + size};
+}
+
 struct bd_model {
     struct bd_plan_header header;
     struct bd_tensor *tensors;
@@ -130,6 +146,7 @@ struct bd_model {
     void *shared[BD_SHARED_COUNT];
     uint64_t own_bytes[BD_SCRATCH_COUNT]; /* of each worker */
     struct bd_worker *workers;
+    atomic_size_t *claimed; /* of each step's work */
     size_t threads;
     struct bd_pool *pool; /* NULL for one thread */
     uint64_t scratch_bytes;

@@ -55,10 +55,20 @@ static void allow(const struct bd_tensor *tensor) {
         ASAN_UNPOISON_MEMORY_REGION(tensor->data, (size_t)tensor->bytes);
 }
 
-/* What bd_run does, with one thread. */
-static void run_guarded(bd_model *model, const void *plan) {
+/* The workers of a step, one after the other. */
+static void run_in_turn(const struct bd_model *model, const struct bd_step *step, size_t count) {
+    struct bd_worker worker = model->workers[0];
+    worker.count = count;
+    worker.claimed = &model->claimed[step - model->steps];
+    for (worker.index = 0; worker.index < count && step->op->before != NULL; worker.index++)
+        step->op->before(model, step, &worker);
+    for (worker.index = 0; worker.index < count; worker.index++)
+        step->op->run(model, step, &worker);
+}
+
+/* What bd_run does, with as many workers but without threads. */
+static void run_guarded(bd_model *model, const void *plan, size_t workers) {
     size_t arena = (size_t)model->header.arena_bytes, bytes = (size_t)model->header.file_bytes;
-    const struct bd_worker worker = model->workers[0];
     memset(model->input->data, 0, (size_t)model->input->bytes);
     for (uint32_t i = 0; i < model->header.node_count; i++) {
         const struct bd_step *step = &model->steps[i];
@@ -69,23 +79,25 @@ static void run_guarded(bd_model *model, const void *plan) {
         for (int input = 0; input < BD_MAX_INPUTS; input++)
             allow(step->in[input]);
         allow(step->out);
-        if (step->op->before != NULL)
-            step->op->before(model, step, &worker);
-        step->op->run(model, step, &worker);
+        run_in_turn(model, step, workers);
     }
     ASAN_UNPOISON_MEMORY_REGION(model->memory, arena);
     ASAN_UNPOISON_MEMORY_REGION(plan, bytes);
 }
 
-/* The header's last word, which the loader does not look at, says whose kernels run. */
-static const char *isa_of(const unsigned char *plan, size_t bytes) {
+/* The header's last word, which the loader does not look at, says whose kernels run, and how many workers. */
+static uint32_t choices_of(const unsigned char *plan, size_t bytes) {
     struct bd_plan_header header = {.reserved = 0};
     if (bytes >= sizeof header)
         memcpy(&header, plan, sizeof header);
+    return header.reserved;
+}
+
+static const char *isa_of(uint32_t choices) {
     size_t count;
     const struct bd_kernel *kernels = bd_kernels(&count);
-    const char *isa = kernels[header.reserved % count].isa;
-    return header.reserved != 0 && bd_cpu_has(isa) ? isa : NULL;
+    const char *isa = kernels[choices % count].isa;
+    return choices != 0 && bd_cpu_has(isa) ? isa : NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
@@ -98,10 +110,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         return 0;
     memcpy(plan, data, bytes);
     repair(plan, bytes);
-    bd_options options = {.isa = isa_of(plan, bytes)};
+    uint32_t choices = choices_of(plan, bytes);
+    bd_options options = {.isa = isa_of(choices)};
     if (bd_load(plan, bytes, &options, &model, error) == 0) {
         if (is_small(model))
-            run_guarded(model, plan);
+            run_guarded(model, plan, 1 + choices % 4);
         bd_close(model);
     } else if (strchr(error, '\n') != NULL || error[0] == 0) {
         abort();

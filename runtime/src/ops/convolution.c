@@ -53,95 +53,109 @@ struct bd_run bd_next_run(const struct bd_step *step, struct bd_cursor *at, size
     return run;
 }
 
-/* What tiles `first` to `first + count` of the output's pixels read of one group. */
+/* Tiles that are laid out in this worker's scratch: all of a convolution, or a chunk of it, of one group. */
+struct chunk {
+    size_t group;
+    struct bd_range tiles;
+};
+
+/* What the tiles of a chunk read. */
 static void lay_out(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
-                    size_t group, size_t first, size_t count, bd_tile_function *lay_out_tile) {
-    const unsigned char *source = step->tiled.source + group * step->tiled.group_bytes;
+                    struct chunk chunk, bd_tile_function *lay_out_tile) {
+    const unsigned char *source = step->tiled.source + chunk.group * step->tiled.group_bytes;
     unsigned char *tile = worker->scratch[BD_TILES];
     struct bd_padding *padding = worker->scratch[BD_PADDING];
     uint32_t *padded = worker->scratch[BD_PADDED];
-    size_t mr = (size_t)step->kernel->mr, left = bd_pixels(step->out) - first * mr;
-    struct bd_cursor at = cursor_at(step, first * mr);
-    for (size_t i = 0; i < count; i++, left -= mr) {
-        padded[i] = lay_out_tile(step, source, model->shared[BD_ZEROS], at, left < mr ? left : mr, tile, padding);
+    size_t mr = (size_t)step->kernel->mr, left = bd_pixels(step->out) - chunk.tiles.first * mr;
+    struct bd_cursor at = cursor_at(step, chunk.tiles.first * mr);
+    for (size_t i = chunk.tiles.first; i < chunk.tiles.end; i++, left -= mr) {
+        *padded++ = lay_out_tile(step, source, model->shared[BD_ZEROS], at, left < mr ? left : mr, tile, padding);
         advance(step, &at, mr);
         tile += step->tiled.tile_bytes;
         padding += (size_t)step->tiled.taps * mr;
     }
 }
 
-/* The tiles that are laid out by one block of filters, a strip at a time. */
+/* Some tiles of a chunk by one block of filters of its group, a strip at a time. */
 static void run_block(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
-                      size_t first, size_t count, size_t block, const struct bd_convolution *convolution) {
+                      struct chunk chunk, struct bd_range tiles, size_t column,
+                      const struct bd_convolution *convolution) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, rows = (size_t)step->tiled.taps * mr;
     size_t of_group = (size_t)(step->tiled.filters / step->tiled.groups), pixels = bd_pixels(step->out);
-    size_t begin = block % step->tiled.blocks * nr, left = of_group - begin;
+    size_t begin = column * nr, left = of_group - begin, block = chunk.group * step->tiled.blocks + column;
     struct bd_strip strip = {.tile_bytes = step->tiled.tile_bytes,
                              .weights = convolution->weights(step, worker, block),
                              .block = block,
-                             .first_filter = block / step->tiled.blocks * of_group + begin,
+                             .first_filter = chunk.group * of_group + begin,
                              .filters = left < nr ? left : nr,
                              .sums = worker->scratch[BD_SUMS],
                              .stride = nr};
-    for (size_t i = 0; i < count; i += strip.count) {
-        strip.count = count - i < step->tiled.strip ? count - i : step->tiled.strip;
+    for (size_t tile = tiles.first; tile < tiles.end; tile += strip.count) {
+        size_t i = tile - chunk.tiles.first;
+        strip.count = tiles.end - tile < step->tiled.strip ? tiles.end - tile : step->tiled.strip;
         strip.tiles = (const unsigned char *)worker->scratch[BD_TILES] + i * strip.tile_bytes;
         strip.padding = (const struct bd_padding *)worker->scratch[BD_PADDING] + i * rows;
         strip.padded = (const uint32_t *)worker->scratch[BD_PADDED] + i;
-        strip.first_pixel = (first + i) * mr;
+        strip.first_pixel = tile * mr;
         strip.pixels = pixels - strip.first_pixel < strip.count * mr ? pixels - strip.first_pixel : strip.count * mr;
         convolution->strip(model, step, &strip);
     }
 }
 
-/* What one worker computes: some tiles of pixels by some blocks of each group. */
-struct part {
-    struct bd_range tiles, blocks;
-};
+/* Fewer tiles than these are not worth reading all weights for. */
+enum { FEW_TILES = 4 };
 
-/* Filters that no two threads may divide: those of one word, of an output of bits. */
+/* For each chunk of pixels and each group: the tiles, then for each block of filters all of them, so that the block's
+ * weights are read from the first-level cache. Filters go up as they do in the output, whose bits need that. */
+static void divide_pixels(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                          const struct bd_convolution *convolution) {
+    size_t tiles = tiles_of(step), groups = (size_t)step->tiled.groups;
+    for (struct bd_range claim; claim = bd_claim(worker, tiles, FEW_TILES), claim.first < claim.end;)
+        for (size_t first = claim.first; first < claim.end; first += step->tiled.chunk)
+            for (size_t group = 0; group < groups; group++) {
+                struct chunk chunk = {group, {first, first + step->tiled.chunk}};
+                if (chunk.tiles.end > claim.end)
+                    chunk.tiles.end = claim.end;
+                lay_out(model, step, worker, chunk, convolution->tile);
+                for (size_t column = 0; column < step->tiled.blocks; column++)
+                    run_block(model, step, worker, chunk, chunk.tiles, column, convolution);
+            }
+}
+
+/* Blocks of filters that no two threads may divide: those of one word, of an output of bits. */
 static size_t blocks_together(const struct bd_step *step) {
     size_t nr = (size_t)step->kernel->nr;
     if (step->out->type != BD_BITS)
         return 1;
-    return step->tiled.groups == 1 && 64 % nr == 0 ? 64 / nr : step->tiled.blocks;
+    return 64 % nr == 0 ? 64 / nr : step->tiled.blocks;
 }
 
-static size_t quotient(size_t count, size_t by) {
-    return (count + by - 1) / by;
-}
-
-/* Threads divide the pixels or the filters, whichever leaves less to the one that has most. */
-static struct part part_of(const struct bd_step *step, const struct bd_worker *worker) {
+/* Of a small map each thread lays out all tiles, once, and claims some of them for some of the filters. */
+static void divide_filters(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
+                           const struct bd_convolution *convolution) {
     size_t tiles = tiles_of(step), blocks = step->tiled.blocks, together = blocks_together(step);
-    size_t columns = quotient(blocks, together);
-    struct part part = {{0, tiles}, {0, blocks}};
-    if (quotient(tiles, worker->count) * columns <= tiles * quotient(columns, worker->count)) {
-        part.tiles = bd_share_of(worker, tiles);
-    } else {
-        struct bd_range share = bd_share_of(worker, columns);
-        part.blocks.first = share.first * together;
-        part.blocks.end = share.end * together < blocks ? share.end * together : blocks;
-    }
-    return part;
+    size_t columns = (blocks + together - 1) / together;
+    struct chunk chunk = {0, {0, tiles}};
+    lay_out(model, step, worker, chunk, convolution->tile);
+    for (struct bd_range claim; claim = bd_claim(worker, columns * tiles, FEW_TILES), claim.first < claim.end;)
+        for (size_t item = claim.first, column = item / tiles; item < claim.end; item = ++column * tiles) {
+            struct bd_range some = {item % tiles, tiles};
+            if (claim.end < (column + 1) * tiles)
+                some.end = claim.end % tiles;
+            for (size_t block = column * together; block < (column + 1) * together && block < blocks; block++)
+                run_block(model, step, worker, chunk, some, block, convolution);
+        }
 }
 
-/* For each chunk of pixels and each group: the tiles, then for each block of filters all of them, so that the block's
- * weights are read from the first-level cache. Filters go up as they do in the output, whose bits need that. */
+/* Pixels are divided where each thread finds some to claim, again and again, or where not all fit into one chunk. */
 void bd_convolve(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
                  const struct bd_convolution *convolution) {
-    struct part part = part_of(step, worker);
-    size_t chunk = step->tiled.chunk, groups = (size_t)step->tiled.groups, blocks = step->tiled.blocks;
-    if (part.blocks.first == part.blocks.end)
-        return;
-    for (size_t first = part.tiles.first; first < part.tiles.end; first += chunk) {
-        size_t left = part.tiles.end - first, count = left < chunk ? left : chunk;
-        for (size_t group = 0; group < groups; group++) {
-            lay_out(model, step, worker, group, first, count, convolution->tile);
-            for (size_t block = part.blocks.first; block < part.blocks.end; block++)
-                run_block(model, step, worker, first, count, group * blocks + block, convolution);
-        }
-    }
+    enum { CLAIMS = 4 };
+    size_t tiles = tiles_of(step), enough = worker->count * FEW_TILES * CLAIMS;
+    if (worker->count == 1 || tiles >= enough || tiles > step->tiled.chunk || step->tiled.groups > 1)
+        divide_pixels(model, step, worker, convolution);
+    else
+        divide_filters(model, step, worker, convolution);
 }
 
 const void *bd_block_weights(const struct bd_step *step, const struct bd_worker *worker, size_t block) {
