@@ -65,6 +65,7 @@ struct bd_tiled {
     struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
     size_t tile_bytes;                   /* what the kernel reads of MR pixels */
     size_t words;                        /* of bits: what one pixel or filter has in a tile, all its taps */
+    int copies;                          /* whether tiles are the pixels of the source in order, without padding */
     int edges;                           /* whether words are accumulated for a kernel of edges */
     const struct bd_kernel *arrange;     /* what is then done to a tile; NULL: nothing */
     int32_t *tap_sums;                   /* [groups][blocks][taps][NR]: the dot product of a tap with +1 everywhere */

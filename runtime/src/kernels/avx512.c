@@ -167,12 +167,15 @@ BD_INLINE void bgemm_bits(size_t pixels, size_t filters, size_t words, int32_t d
     }
 }
 
-/* One word has no edges: with a constant, most of it is gone. */
+/* With a constant few words are as fast as many: their weights stay in registers, and of one word, which has no edges,
+ * most is gone. */
 void bd_bgemm_threshold_b1_4x16__avx512(size_t pixels, size_t filters, size_t words, int32_t depth,
                                         const uint64_t *tile, const uint64_t *weights, const int32_t *thresholds,
                                         uint64_t flips, size_t first, uint64_t *bits, size_t bits_stride) {
     if (words == 1)
         bgemm_bits(pixels, filters, 1, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
+    else if (words == 2)
+        bgemm_bits(pixels, filters, 2, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
     else
         bgemm_bits(pixels, filters, words, depth, tile, weights, thresholds, flips, first, bits, bits_stride);
 }

@@ -104,6 +104,14 @@ static void take_planes(struct bd_model *model, struct bd_step *step) {
     tiled->group_bytes = (size_t)(words * plane);
 }
 
+/* Whether the tiles are the input itself: one word a pixel, and every pixel its own window. */
+static int must_only_copy(const struct bd_step *step) {
+    const struct bd_window *window = &step->window;
+    return step->tiled.words == 1 && step->tiled.taps == 1 && step->tiled.arrange == NULL && !must_lay_planes(step) &&
+           step->tiled.row_bytes == sizeof(uint64_t) && window->stride_x == 1 && window->stride_y == 1 &&
+           window->out_width == window->width;
+}
+
 void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
     if (bd_is_depthwise(step)) {
         bd_prepare_depthwise_bits(model, step);
@@ -121,6 +129,7 @@ void bd_prepare_bits(struct bd_model *model, struct bd_step *step) {
         tiled->tap_sums =
             bd_take(&model->tables, (uint64_t)tiled->groups * tiled->blocks * taps * nr * sizeof(int32_t));
     tiled->line_bytes = (size_t)step->window.width * tiled->row_bytes;
+    tiled->copies = must_only_copy(step);
     if (must_lay_planes(step))
         take_planes(model, step);
     tiled->window_words = bd_take(&model->tables, taps * bd_words(tiled->channels) * sizeof *tiled->window_words);

@@ -1,5 +1,7 @@
 #include "convolution.h"
 
+#include <string.h>
+
 /* Bytes of tiles laid out at once: enough that a block of weights, once in the first-level cache, serves many of them,
  * and few enough that they stay in the second level. */
 enum { CHUNK_BYTES = 1 << 15 };
@@ -59,9 +61,24 @@ struct chunk {
     struct bd_range tiles;
 };
 
+/* Tiles that stand in the source as the kernel reads them, the last one filled up. */
+static void copy_out(const struct bd_step *step, const struct bd_worker *worker, struct chunk chunk) {
+    size_t mr = (size_t)step->kernel->mr, pixel = step->tiled.row_bytes, first = chunk.tiles.first * mr;
+    size_t count = chunk.tiles.end - chunk.tiles.first, left = bd_pixels(step->out) - first;
+    size_t room = count * mr * pixel, bytes = left * pixel < room ? left * pixel : room;
+    unsigned char *tiles = worker->scratch[BD_TILES];
+    memcpy(tiles, step->tiled.source + first * pixel, bytes);
+    memset(tiles + bytes, 0, room - bytes);
+    memset(worker->scratch[BD_PADDED], 0, count * sizeof(uint32_t));
+}
+
 /* What the tiles of a chunk read. */
 static void lay_out(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker,
                     struct chunk chunk, bd_tile_function *lay_out_tile) {
+    if (step->tiled.copies) {
+        copy_out(step, worker, chunk);
+        return;
+    }
     const unsigned char *source = step->tiled.source + chunk.group * step->tiled.group_bytes;
     unsigned char *tile = worker->scratch[BD_TILES];
     struct bd_padding *padding = worker->scratch[BD_PADDING];

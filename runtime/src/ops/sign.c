@@ -1,6 +1,8 @@
 /* Floats to bits and back. */
 #include "parameters.h"
 
+#include <string.h>
+
 static int check_sign(struct bd_step *step, char *error) {
     return bd_check_same_shape(step, step->in[0], error);
 }
@@ -32,15 +34,29 @@ static void run_binarize_planes(const struct bd_model *model, const struct bd_st
                                          (uint64_t *)step->out->data + pixels.first * words);
 }
 
+/* Up to eight channels: 1, with the sign that their bit is. */
+static void unpack_byte(uint32_t bits, size_t count, float *y) {
+    const uint32_t one = UINT32_C(0x3f800000);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t value = one | (bits << (31 - i) & UINT32_C(1) << 31);
+        memcpy(y + i, &value, sizeof value);
+    }
+}
+
+static void unpack_row(size_t channels, const uint64_t *bits, float *y) {
+    size_t c = 0;
+    for (; c + 8 <= channels; c += 8)
+        unpack_byte((uint32_t)(bits[c / 64] >> c % 64), 8, y + c);
+    if (c < channels)
+        unpack_byte((uint32_t)(bits[c / 64] >> c % 64), channels - c, y + c);
+}
+
 static void run_unpack(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
     size_t channels = (size_t)step->in[0]->shape[3], words = bd_words(step->in[0]->shape[3]);
     struct bd_range pixels = bd_share_of(worker, bd_pixels(step->in[0]));
-    const uint64_t *bits = (const uint64_t *)step->in[0]->data + pixels.first * words;
-    float *y = (float *)step->out->data + pixels.first * channels;
-    for (size_t p = pixels.first; p < pixels.end; p++, bits += words, y += channels)
-        for (size_t c = 0; c < channels; c++)
-            y[c] = (float)(1 - 2 * (int)((bits[c / 64] >> (c % 64)) & 1));
+    for (size_t p = pixels.first; p < pixels.end; p++)
+        unpack_row(channels, (const uint64_t *)step->in[0]->data + p * words, (float *)step->out->data + p * channels);
 }
 
 const struct bd_operator bd_operator_binarize = {.name = "binarize",
