@@ -97,7 +97,8 @@ typedef void bd_threshold_b1_function(size_t pixels, size_t filters, const int32
  * in registers and in as many chains as fill the pipes. Returns how many pairs of bits that were. */
 typedef uint64_t bd_peak_u64_function(size_t rounds);
 
-/* The same of floats, for any number of filters; the scale is 1 where it is NULL. */
+/* The same of floats, for any number of filters; the scale is 1 where it is NULL. Where the bias is NULL too, and
+ * the residual, all there is is clamp. */
 typedef void bd_faffine_f32_function(size_t pixels, size_t filters, const float *values, size_t values_stride,
                                      const float *scale, const float *bias, const float *residual, float minimum,
                                      float maximum, float *out, size_t out_stride);
@@ -116,10 +117,12 @@ struct bd_taps {
     size_t pixel;       /* in the input, from a window to the next one */
 };
 
-/* out[p * channels + c] = sum over taps y, x of weights[y * weight_row + x * channels + c] *
- *                         input[p * pixel + y * row + x * column + c] */
+/* out[p * channels + c] = clamp(scale[c] * sum + bias[c] + residual[p * channels + c]) as by faffine,
+ * sum = sum over taps y, x of weights[y * weight_row + x * channels + c] * input[p * pixel + y * row + x * column + c]
+ */
 typedef void bd_fdepthwise_f32_function(const struct bd_taps *taps, size_t pixels, const float *input,
-                                        const float *weights, float *out);
+                                        const float *weights, const float *scale, const float *bias,
+                                        const float *residual, float minimum, float maximum, float *out);
 
 /* Their maximum, of one tap at least: the first one where it is NaN, else without those that are. */
 typedef void bd_fmax_f32_function(const struct bd_taps *taps, size_t pixels, const float *input, float *out);

@@ -10,7 +10,15 @@ struct windows {
     size_t pixels;
     float *input, *weights;
     float divisor;
+    float *scale, *bias, *residual; /* of products; scale and residual may be NULL */
+    float minimum, maximum;
 };
+
+static float *random_line(size_t count, int whole) {
+    float *line = allocate(count, sizeof *line);
+    fill_floats((char *)line, count, whole);
+    return line;
+}
 
 /* Windows side by side in an input that ends with the last tap of the last one; `whole` numbers make sums exact. */
 static struct windows make_windows(size_t channels, size_t height, size_t width, size_t pixels, int whole) {
@@ -28,12 +36,19 @@ static struct windows make_windows(size_t channels, size_t height, size_t width,
     made.weights = allocate(weights, sizeof(float));
     fill_floats((char *)made.input, inputs, whole);
     fill_floats((char *)made.weights, weights, whole);
+    made.scale = random_bits() % 2 ? random_line(channels, whole) : NULL;
+    made.bias = random_line(channels, whole);
+    made.residual = random_bits() % 2 ? random_line(channels * pixels, whole) : NULL;
+    int clamps = random_bits() % 2 == 0;
+    made.minimum = clamps ? -0.5f : -INFINITY;
+    made.maximum = clamps ? 1.5f : INFINITY;
     return made;
 }
 
 static void run_windows(const struct bd_kernel *kernel, const struct windows *windows, float *out) {
     if (!strcmp(kernel->op, "fdepthwise"))
-        kernel->run.fdepthwise_f32(&windows->taps, windows->pixels, windows->input, windows->weights, out);
+        kernel->run.fdepthwise_f32(&windows->taps, windows->pixels, windows->input, windows->weights, windows->scale,
+                                   windows->bias, windows->residual, windows->minimum, windows->maximum, out);
     else if (!strcmp(kernel->op, "fmax"))
         kernel->run.fmax_f32(&windows->taps, windows->pixels, windows->input, out);
     else
@@ -56,9 +71,15 @@ static double in_double(const char *op, const struct windows *windows, size_t i,
         }
     if (!strcmp(op, "fmax"))
         return highest;
+    if (!strcmp(op, "fdepthwise")) {
+        double scale = windows->scale == NULL ? 1 : (double)windows->scale[c];
+        double residual = windows->residual == NULL ? 0 : (double)windows->residual[i];
+        sum = scale * sum + (double)windows->bias[c] + residual;
+        magnitude = fabs(scale) * magnitude + fabs((double)windows->bias[c]) + fabs(residual);
+        *allowed = FLOAT_TOLERANCE * magnitude;
+        return fmin(fmax(sum, (double)windows->minimum), (double)windows->maximum);
+    }
     *allowed = FLOAT_TOLERANCE * magnitude;
-    if (strcmp(op, "fmean"))
-        return sum;
     *allowed /= (double)windows->divisor;
     return (double)((float)sum / windows->divisor);
 }
@@ -81,6 +102,9 @@ static int windows_agree(const struct bd_kernel *kernel, const struct bd_kernel 
     free(expected);
     free(windows.input);
     free(windows.weights);
+    free(windows.scale);
+    free(windows.bias);
+    free(windows.residual);
     return agrees;
 }
 
@@ -187,7 +211,9 @@ static int same(float a, float b) {
     return !memcmp(&a, &b, sizeof a) || (isnan(a) && isnan(b));
 }
 
-/* Which of three parameters are there is in the bits of `given`. */
+/* Which of three parameters are there is in the bits of `given`; the last one has no bias either. */
+enum { CLAMP_ONLY = 4 };
+
 static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t filters, unsigned given, float minimum,
                        float maximum) {
     int rectifies = !strcmp(kernel->op, "fprelu");
@@ -196,13 +222,13 @@ static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t fil
     float *values = make_line(count), *first = make_line(filters), *second = make_line(filters);
     float *third = make_line(count);
     const float *scale = rectifies || given & 1 ? first : NULL, *residual = given & 2 ? third : NULL;
-    const float *before = given & 1 ? second : NULL;
+    const float *before = given & 1 ? second : NULL, *bias = given == CLAMP_ONLY ? NULL : second;
     unsigned char *out = guarded(pixels * stride * sizeof(float));
     float *found = (float *)(void *)out;
     if (rectifies)
         kernel->run.fprelu_f32(pixels, filters, values, scale, before, residual, minimum, maximum, found);
     else
-        kernel->run.faffine_f32(pixels, filters, values, stride, scale, second, residual, minimum, maximum, found,
+        kernel->run.faffine_f32(pixels, filters, values, stride, scale, bias, residual, minimum, maximum, found,
                                 stride);
     int agrees = guards_hold(out, pixels, filters * sizeof(float), stride * sizeof(float));
     for (size_t i = 0; i < pixels * filters; i++) {
@@ -212,7 +238,7 @@ static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t fil
             float zero = 0, shifted = rounded(values[at], NULL, before == NULL ? NULL : before + n, NULL);
             wanted = rounded(shifted, shifted < 0 ? scale + n : NULL, residual == NULL ? &zero : residual + n, NULL);
         } else {
-            wanted = rounded(values[at], scale == NULL ? NULL : scale + n, second + n,
+            wanted = rounded(values[at], scale == NULL ? NULL : scale + n, bias == NULL ? NULL : bias + n,
                              residual == NULL ? NULL : residual + at);
         }
         agrees &= same(found[at], clamped(wanted, minimum, maximum));
@@ -230,7 +256,7 @@ struct tally check_lines(const struct bd_kernel *kernel, const struct bd_kernel 
     struct tally tally = {0, 0};
     for (size_t filters = 1; filters <= 70; filters++)
         for (size_t pixels = 1; pixels <= 4; pixels++)
-            for (unsigned given = 0; given < 4; given++) {
+            for (unsigned given = 0; given <= CLAMP_ONLY; given++) {
                 tally.failed += !line_agrees(kernel, pixels, filters, given, -INFINITY, INFINITY);
                 tally.failed += !line_agrees(kernel, pixels, filters, given, 0, 0.5f);
                 tally.cases += 2;

@@ -20,6 +20,7 @@
 #define FMAX_NAME bd_fmax_f32_1x1__avx2
 #define FMEAN_NAME bd_fmean_f32_1x1__avx2
 #define ROUND_PRODUCT(product) BD_ROUND_PRODUCT(product, "x")
+#define KNOWN_WINDOWS 1
 enum { LANES = 8 };
 typedef float vector __attribute__((vector_size(32)));
 

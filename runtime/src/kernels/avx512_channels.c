@@ -21,6 +21,7 @@
 #define FMAX_NAME bd_fmax_f32_1x1__avx512
 #define FMEAN_NAME bd_fmean_f32_1x1__avx512
 #define ROUND_PRODUCT(product) BD_ROUND_PRODUCT(product, "v")
+#define KNOWN_WINDOWS 1
 enum { LANES = 16 };
 typedef float vector __attribute__((vector_size(64)));
 

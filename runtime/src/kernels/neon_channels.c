@@ -15,6 +15,7 @@
 #define FMAX_NAME bd_fmax_f32_1x1__neon
 #define FMEAN_NAME bd_fmean_f32_1x1__neon
 #define ROUND_PRODUCT(product) BD_ROUND_PRODUCT(product, "w")
+#define KNOWN_WINDOWS 1
 enum { LANES = 4 };
 typedef float32x4_t vector;
 

@@ -21,6 +21,7 @@
 #define FMAX_NAME bd_fmax_f32_1x1__scalar
 #define FMEAN_NAME bd_fmean_f32_1x1__scalar
 #define ROUND_PRODUCT(product) BD_ROUND_PRODUCT(product, REGISTER)
+#define KNOWN_WINDOWS 0
 /* NEON of 32-bit ARM flushes denormals to zero, and clang would use it: there a vector is one float. */
 #if defined(__arm__)
 enum { LANES = 1 };

@@ -158,28 +158,39 @@ static void make_source(const struct bd_model *model, const struct bd_step *step
 
 /* ---- strips ---- */
 
-static void finish_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
-    (void)model;
-    int first = has_integers(step) ? 3 : 2;
-    const float *scale = (const float *)step->in[first]->data + strip->first_filter;
-    const float *bias = (const float *)step->in[first + 1]->data + strip->first_filter;
-    bd_finish_floats(step, strip, scale, bias, has_integers(step) ? NULL : step->in[4]);
+/* Scale and bias of all filters, and what is added. */
+struct map {
+    const float *scale, *bias;
+    const struct bd_tensor *residual;
+};
+
+static struct map map_of(const struct bd_step *step) {
+    if (has_integers(step))
+        return (struct map){step->in[3]->data, step->in[4]->data, NULL};
+    return (struct map){step->in[2]->data, step->in[3]->data, step->in[4]};
+}
+
+static void finish_floats(const struct bd_step *step, const struct bd_strip *strip) {
+    struct map map = map_of(step);
+    bd_finish_floats(step, strip, map.scale + strip->first_filter, map.bias + strip->first_filter, map.residual);
 }
 
 static void finish_integers(const struct bd_step *step, const struct bd_strip *strip) {
-    const float *scale = (const float *)step->in[3]->data + strip->first_filter;
-    const float *bias = (const float *)step->in[4]->data + strip->first_filter;
-    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, NULL,
+    struct map map = map_of(step);
+    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride,
+                                    map.scale + strip->first_filter, map.bias + strip->first_filter, NULL,
                                     step->node->minimum, step->node->maximum, bd_floats_at(step, step->out, strip),
                                     (size_t)step->tiled.filters);
 }
 
 static void multiply_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    (void)model;
     bd_multiply_floats(step, strip);
-    finish_floats(model, step, strip);
+    finish_floats(step, strip);
 }
 
 static void look_up_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+    (void)model;
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
     size_t code = (size_t)step->tables->mr, groups = ((size_t)step->tiled.channels + code - 1) / code;
     for (size_t tile = 0; tile < strip->count; tile++) {
@@ -193,14 +204,15 @@ static void look_up_strip(const struct bd_model *model, const struct bd_step *st
     if (has_integers(step))
         finish_integers(step, strip);
     else
-        finish_floats(model, step, strip);
+        finish_floats(step, strip);
 }
 
 static void run(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution products = {bd_point_at_rows, expand_weights, multiply_strip};
     static const struct bd_convolution lookups = {bd_point_at_rows, bd_block_weights, look_up_strip};
+    struct map map = map_of(step);
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_floats(model, step, worker, finish_floats);
+        bd_convolve_depthwise_floats(model, step, worker, map.scale, map.bias, map.residual);
     else
         bd_convolve(model, step, worker, step->tables == NULL ? &products : &lookups);
 }

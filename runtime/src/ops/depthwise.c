@@ -15,17 +15,15 @@ static size_t sums_of_bits(const struct bd_step *step) {
     return bd_words(step->window.channels) * 64;
 }
 
-static void prepare(struct bd_model *model, struct bd_step *step, size_t row_bytes, size_t stride) {
+static void prepare(struct bd_model *model, struct bd_step *step, size_t row_bytes) {
     struct bd_tiled *tiled = &step->tiled;
     tiled->row_bytes = row_bytes;
     tiled->source = step->in[0]->data;
     tiled->weights = bd_take(&model->weights, (uint64_t)tiled->taps * row_bytes);
-    bd_scratch(model, BD_SUMS, (uint64_t)strip_pixels(stride) * stride * sizeof(int32_t));
 }
 
 void bd_prepare_depthwise_floats(struct bd_model *model, struct bd_step *step) {
-    size_t channels = (size_t)step->window.channels;
-    prepare(model, step, channels * sizeof(float), channels);
+    prepare(model, step, (size_t)step->window.channels * sizeof(float));
 }
 
 /* What a padded tap adds to the sums: +1 times its weights. */
@@ -39,7 +37,8 @@ static void prepare_padding(const struct bd_step *step) {
 void bd_prepare_depthwise_bits(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
     size_t taps = (size_t)tiled->taps, stride = sums_of_bits(step), words = stride / 64;
-    prepare(model, step, words * sizeof(uint64_t), stride);
+    prepare(model, step, words * sizeof(uint64_t));
+    bd_scratch(model, BD_SUMS, (uint64_t)strip_pixels(stride) * stride * sizeof(int32_t));
     tiled->tap_sums =
         step->node->pad_value == 0 ? NULL : bd_take(&model->tables, (uint64_t)taps * stride * sizeof(int32_t));
     if (model->memory == NULL)
@@ -70,23 +69,27 @@ static size_t first_weight(const struct bd_span *span) {
     return span->tap_y * span->taps.weight_row + span->tap_x * span->taps.channels;
 }
 
-struct depthwise {
-    bd_strip_function *finish;
+struct depthwise_floats {
+    const float *scale, *bias;
+    const struct bd_tensor *residual;
 };
 
 static void span_of_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
                            const struct bd_worker *worker, const void *user) {
-    const struct depthwise *depthwise = user;
-    const float *input = (const float *)(const void *)step->tiled.source + span->input;
-    const float *weights = (const float *)(const void *)step->tiled.weights + first_weight(span);
-    struct bd_strip strip;
-    for (size_t first = 0; first < span->pixels; first += strip.pixels) {
-        strip = strip_of(step, worker, span, first, span->taps.channels);
-        step->kernel->run.fdepthwise_f32(&span->taps, strip.pixels, input + first * span->taps.pixel, weights,
-                                         strip.sums);
-        depthwise->finish(model, step, &strip);
-    }
+    (void)model;
+    (void)worker;
+    const struct depthwise_floats *then = user;
+    size_t first = span->first_pixel * span->taps.channels;
+    step->kernel->run.fdepthwise_f32(
+        &span->taps, span->pixels, (const float *)(const void *)step->tiled.source + span->input,
+        (const float *)(const void *)step->tiled.weights + first_weight(span), then->scale, then->bias,
+        then->residual == NULL ? NULL : (const float *)then->residual->data + first, step->node->minimum,
+        step->node->maximum, (float *)step->out->data + first);
 }
+
+struct depthwise_bits {
+    bd_strip_function *finish;
+};
 
 /* The padded taps of a span, row by row: those above, beside and below the ones it sees. */
 static void add_padding(const struct bd_step *step, const struct bd_span *span, const struct bd_strip *strip) {
@@ -120,7 +123,7 @@ static void finish_words(const struct bd_model *model, const struct bd_step *ste
 
 static void span_of_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
                          const struct bd_worker *worker, const void *user) {
-    const struct depthwise *depthwise = user;
+    const struct depthwise_bits *depthwise = user;
     const uint64_t *input = (const uint64_t *)(const void *)step->tiled.source + span->input;
     const uint64_t *weights = (const uint64_t *)(const void *)step->tiled.weights + first_weight(span);
     struct bd_strip strip;
@@ -135,11 +138,13 @@ static void span_of_bits(const struct bd_model *model, const struct bd_step *ste
 }
 
 void bd_convolve_depthwise_floats(const struct bd_model *model, const struct bd_step *step,
-                                  const struct bd_worker *worker, bd_strip_function *finish) {
-    bd_slide(model, step, worker, (size_t)step->window.channels, span_of_floats, &(struct depthwise){finish});
+                                  const struct bd_worker *worker, const float *scale, const float *bias,
+                                  const struct bd_tensor *residual) {
+    bd_slide(model, step, worker, (size_t)step->window.channels, span_of_floats,
+             &(struct depthwise_floats){scale, bias, residual});
 }
 
 void bd_convolve_depthwise_bits(const struct bd_model *model, const struct bd_step *step,
                                 const struct bd_worker *worker, bd_strip_function *finish) {
-    bd_slide(model, step, worker, bd_words(step->window.channels), span_of_bits, &(struct depthwise){finish});
+    bd_slide(model, step, worker, bd_words(step->window.channels), span_of_bits, &(struct depthwise_bits){finish});
 }

@@ -68,11 +68,10 @@ static void run_add(const struct bd_model *model, const struct bd_step *step, co
 
 static void run_clip(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     (void)model;
-    const float *x = step->in[0]->data;
-    float *y = step->out->data;
     struct bd_range share = bd_share_of(worker, elements(step->out));
-    for (size_t i = share.first; i < share.end; i++)
-        y[i] = bd_clamp(x[i], step->node->minimum, step->node->maximum);
+    size_t count = share.end - share.first;
+    step->kernel->run.faffine_f32(1, count, from(step, 0, share.first), count, NULL, NULL, NULL, step->node->minimum,
+                                  step->node->maximum, (float *)step->out->data + share.first, count);
 }
 
 const struct bd_operator bd_operator_affine = {.name = "affine",
@@ -103,5 +102,11 @@ const struct bd_operator bd_operator_add = {.name = "add",
                                             .check = check_add,
                                             .run = run_add};
 
-const struct bd_operator bd_operator_clip = {
-    .name = "clip", .in = {BD_F32}, .out = BD_F32, .constants_from = 1, .check = check_clip, .run = run_clip};
+const struct bd_operator bd_operator_clip = {.name = "clip",
+                                             .in = {BD_F32},
+                                             .out = BD_F32,
+                                             .constants_from = 1,
+                                             .kernel_op = "faffine",
+                                             .kernel_out = "f32",
+                                             .check = check_clip,
+                                             .run = run_clip};

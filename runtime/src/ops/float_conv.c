@@ -70,7 +70,7 @@ static void conv_strip(const struct bd_model *model, const struct bd_step *step,
 static void run_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_point_at_rows, bd_block_weights, conv_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_floats(model, step, worker, finish_conv);
+        bd_convolve_depthwise_floats(model, step, worker, NULL, step->in[2]->data, step->in[3]);
     else
         bd_convolve(model, step, worker, &convolution);
 }
