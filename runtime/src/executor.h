@@ -61,6 +61,7 @@ struct bd_tiled {
     const unsigned char *source; /* the pixels: the step's input, or its input regrouped, of bits in padded planes */
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
+    size_t joined;      /* of floats: taps side by side that are one to the kernel, 1 or a row of them */
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
     struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
     size_t tile_bytes;                   /* what the kernel reads of MR pixels */

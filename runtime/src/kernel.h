@@ -40,6 +40,14 @@ typedef void bd_fgemm_f32_function(size_t taps, size_t channels, const float *co
 typedef bd_bgemm_i32_function bd_bgemv_i32_function;
 typedef bd_fgemm_f32_function bd_fgemv_f32_function;
 
+/* fgemm and what follows it in one, for tiles whose rows begin every `tile_rows` pointers: pixels p of tile p / MR.
+ * out[p * out_stride + n] = clamp(sum + bias[n] + residual[p * out_stride + n]) for p < pixels, n < filters <= NR, the
+ * sum being fgemm's and each addition rounded as faffine does; nothing is added where the residual is NULL. */
+typedef void bd_fgemm_affine_f32_function(size_t pixels, size_t filters, size_t taps, size_t channels,
+                                          const float *const *rows, size_t tile_rows, const float *weights,
+                                          const float *bias, const float *residual, float minimum, float maximum,
+                                          float *out, size_t out_stride);
+
 /* The weights of a layer of packed signs as codes, MR of a `tables` row together: bit i of a code is 1 where the weight
  * of channel g * MR + i is -1. tables[(p * groups + g) * NR + code] is the sum that such a code gives, of MR channels
  * of pixel p from g * MR on, groups = ceil(channels / MR); channels beyond the last are 0. NR is 2^MR. Tables
@@ -164,6 +172,7 @@ struct bd_kernel {
         bd_edge_tile_u64_function *edge_tile_u64;
         bd_bgemm_threshold_b1_function *bgemm_threshold_b1;
         bd_fgemm_f32_function *fgemm_f32;
+        bd_fgemm_affine_f32_function *fgemm_affine_f32;
         bd_bgemv_i32_function *bgemv_i32;
         bd_fgemv_f32_function *fgemv_f32;
         bd_tables_f32_function *tables_f32;

@@ -87,6 +87,7 @@ int main(void) {
                   {"bgemv", check_bgemm},
                   {"fgemv", check_fgemm},
                   {"fgemm", check_fgemm},
+                  {"fgemm_affine", check_fgemm_affine},
                   {"binarize", check_binarize},
                   {"binarize_planes", check_binarize_planes},
                   {"affine", check_affine},

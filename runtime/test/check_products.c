@@ -363,3 +363,65 @@ struct tally check_fgemm(const struct bd_kernel *kernel, const struct bd_kernel 
             }
     return tally;
 }
+
+/* ---- fgemm_affine ---- */
+
+/* Tiles whose rows stand a little apart, transformed by the scalar rows, bit by bit what fgemm of the same instruction
+ * set and faffine give. */
+static int fgemm_affine_agrees(const struct bd_kernel *kernel, size_t taps, size_t channels, size_t pixels,
+                               size_t filters, int adds, float minimum, float maximum) {
+    const struct bd_kernel *multiplies = bd_choose("fgemm", "f32", kernel->isa);
+    const struct bd_kernel *transforms = bd_choose("faffine", "f32", "scalar");
+    size_t mr = (size_t)kernel->mr, nr = (size_t)kernel->nr, tiles = (pixels + mr - 1) / mr;
+    size_t tile_rows = taps * mr + random_bits() % 3, stride = filters + random_bits() % 4;
+    float *activations = allocate(mr * channels, sizeof *activations);
+    float *weights = allocate(taps * channels * nr, sizeof *weights), *bias = allocate(filters, sizeof *bias);
+    float *residual = allocate((pixels - 1) * stride + filters, sizeof *residual);
+    const float **rows = allocate((tiles - 1) * tile_rows + taps * mr, sizeof *rows);
+    fill_floats((char *)activations, mr * channels, 0);
+    fill_floats((char *)weights, taps * channels * nr, 0);
+    fill_floats((char *)bias, filters, 0);
+    fill_floats((char *)residual, (pixels - 1) * stride + filters, 0);
+    for (size_t i = 0; i < (tiles - 1) * tile_rows + taps * mr; i++)
+        rows[i] = activations + random_bits() % mr * channels;
+
+    float *sums = allocate(tiles * mr * nr, sizeof *sums);
+    float *expected = allocate((pixels - 1) * stride + filters, sizeof *expected);
+    for (size_t tile = 0; tile < tiles; tile++)
+        multiplies->run.fgemm_f32(taps, channels, rows + tile * tile_rows, weights, sums + tile * mr * nr, nr);
+    transforms->run.faffine_f32(pixels, filters, sums, nr, NULL, bias, adds ? residual : NULL, minimum, maximum,
+                                expected, stride);
+    unsigned char *out = guarded(pixels * stride * sizeof(float));
+    float *found = (float *)(void *)out;
+    kernel->run.fgemm_affine_f32(pixels, filters, taps, channels, rows, tile_rows, weights, bias,
+                                 adds ? residual : NULL, minimum, maximum, found, stride);
+    int agrees = guards_hold(out, pixels, filters * sizeof(float), stride * sizeof(float));
+    for (size_t m = 0; m < pixels; m++)
+        agrees &= !memcmp(found + m * stride, expected + m * stride, filters * sizeof *found);
+
+    free(out - GUARD);
+    free(expected);
+    free(sums);
+    free(rows);
+    free(residual);
+    free(bias);
+    free(weights);
+    free(activations);
+    return agrees;
+}
+
+struct tally check_fgemm_affine(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    static const size_t shapes[][2] = {{1, 1}, {1, 16}, {3, 9}, {9, 3}, {2, 5}};
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t i = 0; i < LENGTH(shapes); i++)
+        for (size_t filters = 1; filters <= (size_t)kernel->nr; filters++)
+            for (size_t pixels = 1; pixels <= 3 * (size_t)kernel->mr; pixels++)
+                for (int adds = 0; adds <= 1; adds++) {
+                    float limit = random_bits() % 2 ? 0.25f : INFINITY;
+                    tally.failed +=
+                        !fgemm_affine_agrees(kernel, shapes[i][0], shapes[i][1], pixels, filters, adds, -limit, limit);
+                    tally.cases++;
+                }
+    return tally;
+}

@@ -163,6 +163,38 @@ def test_conv_and_binary_weight_conv(
         model.close()
 
 
+FEW_CHANNELS = {
+    "3x3": Window(),
+    "7x7, stride 2": Window((7, 7), (2, 2), (3, 3, 3, 3)),
+    "2x5, stride 4, all in the right pad": Window((2, 5), (1, 4), (1, 0, 0, 9)),
+    "rows apart": Window((3, 3), (1, 3), (2, 4, 2, 0), (2, 1)),
+    "wider than the input": Window((1, 30), (1, 1), (0, 29, 0, 7)),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("window", FEW_CHANNELS.values(), ids=FEW_CHANNELS)
+def test_taps_of_few_channels_are_padded_on_all_sides(
+    open_plan: Open, window: Window, channels: int, isa: str | None
+) -> None:
+    """Several tiles in a row, so that some have no border, one, or two of different rows."""
+    random = np.random.default_rng(channels)
+    x = small_integers(random, 9, 26, channels)
+    weights = small_integers(random, 17, *window.kernel, channels)
+    bias = random.integers(-9, 9, 17).astype(np.float32)
+    seen = window.patches(x, 0)
+    plan, tensor = nhwc_plan(x)
+    shape = (1, *seen.shape[:2], 17)
+    inputs = (tensor, plan.constant("weights", weights), plan.constant("bias", bias))
+    nothing = (tensor, plan.constant("nothing", 0 * weights), inputs[2])
+    biases = plan.node("conv", nothing, plan.activation("biases", shape), **window.settings())
+    y = plan.activation("y", shape)
+    plan.node("conv", (*inputs, biases), y, **window.settings())
+    expected = np.einsum("hwklc,fklc->hwf", seen, weights) + 2 * bias
+    np.testing.assert_array_equal(run(open_plan(finish(plan, y), isa), x), expected)
+
+
 POOLS = {
     "2x2": Window((2, 2), (2, 2), (0, 0, 0, 0)),
     "3x3, padded": Window((3, 3), (2, 2), (1, 1, 1, 1)),

@@ -20,6 +20,12 @@ static void prepare_depthwise(struct bd_model *model, struct bd_step *step) {
             weights[tap * channels + c] = *next++;
 }
 
+/* The row that does what this kernel does and the transform too. */
+static const struct bd_kernel *find_fused(const struct bd_kernel *kernel) {
+    const struct bd_kernel *fused = bd_choose("fgemm_affine", "f32", kernel->isa);
+    return fused != NULL && fused->mr == kernel->mr && fused->nr == kernel->nr ? fused : NULL;
+}
+
 /* [F][tap][C] -> [block][tap * C][NR] */
 static void prepare_conv(struct bd_model *model, struct bd_step *step) {
     if (bd_is_depthwise(step)) {
@@ -29,6 +35,7 @@ static void prepare_conv(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
     size_t nr = (size_t)step->kernel->nr;
     bd_prepare_rows(model, step, bd_float_group_bytes(step), (uint64_t)bd_depth(step) * nr * sizeof(float));
+    step->fused = find_fused(step->kernel);
     if (model->memory == NULL)
         return;
     const float *next = step->in[1]->data;
@@ -42,8 +49,8 @@ static void prepare_conv(struct bd_model *model, struct bd_step *step) {
 }
 
 void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip) {
-    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
-    size_t channels = (size_t)step->tiled.channels;
+    size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, joined = step->tiled.joined;
+    size_t taps = (size_t)step->tiled.taps / joined, channels = (size_t)step->tiled.channels * joined;
     float *sums = strip->sums;
     for (size_t tile = 0; tile < strip->count; tile++)
         step->kernel->run.fgemm_f32(taps, channels, (const void *)(strip->tiles + tile * strip->tile_bytes),
@@ -57,14 +64,23 @@ void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, 
                                      bd_floats_at(step, step->out, strip), (size_t)step->tiled.filters);
 }
 
-static void finish_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
-    (void)model;
-    bd_finish_floats(step, strip, NULL, (const float *)step->in[2]->data + strip->first_filter, step->in[3]);
+static void fuse(const struct bd_step *step, const struct bd_strip *strip) {
+    size_t joined = step->tiled.joined, taps = (size_t)step->tiled.taps / joined;
+    step->fused->run.fgemm_affine_f32(strip->pixels, strip->filters, taps, (size_t)step->tiled.channels * joined,
+                                      (const void *)strip->tiles, strip->tile_bytes / sizeof(void *), strip->weights,
+                                      (const float *)step->in[2]->data + strip->first_filter,
+                                      bd_floats_at(step, step->in[3], strip), step->node->minimum, step->node->maximum,
+                                      bd_floats_at(step, step->out, strip), (size_t)step->tiled.filters);
 }
 
 static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
-    bd_multiply_floats(step, strip);
-    finish_conv(model, step, strip);
+    (void)model;
+    if (step->fused != NULL) {
+        fuse(step, strip);
+    } else {
+        bd_multiply_floats(step, strip);
+        bd_finish_floats(step, strip, NULL, (const float *)step->in[2]->data + strip->first_filter, step->in[3]);
+    }
 }
 
 static void run_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
