@@ -37,7 +37,6 @@ BD_INLINE __m256i first(size_t count) {
 #include "fgemm.h"
 
 #define FGEMM_NAME bd_fgemv_f32_1x16__avx2
-#define FGEMM_MR 1
 #define FGEMM_REGISTERS 2
 #define FGEMM_LANES 8
 #define FGEMM_VECTOR __m256
@@ -45,7 +44,8 @@ BD_INLINE __m256i first(size_t count) {
 #define FGEMM_LOAD _mm256_loadu_ps
 #define FGEMM_STORE _mm256_storeu_ps
 #define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm256_fmadd_ps(weights, _mm256_set1_ps(value), sum)
-#include "fgemm.h"
+#define FGEMM_ADD _mm256_add_ps
+#include "fgemv.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -37,7 +37,6 @@ BD_INLINE __mmask16 first(size_t count) {
 #include "fgemm.h"
 
 #define FGEMM_NAME bd_fgemv_f32_1x16__avx512
-#define FGEMM_MR 1
 #define FGEMM_REGISTERS 1
 #define FGEMM_LANES 16
 #define FGEMM_VECTOR __m512
@@ -45,7 +44,8 @@ BD_INLINE __mmask16 first(size_t count) {
 #define FGEMM_LOAD _mm512_loadu_ps
 #define FGEMM_STORE _mm512_storeu_ps
 #define FGEMM_MULTIPLY_ADD(sum, weights, value) _mm512_fmadd_ps(weights, _mm512_set1_ps(value), sum)
-#include "fgemm.h"
+#define FGEMM_ADD _mm512_add_ps
+#include "fgemv.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
