@@ -62,6 +62,7 @@ struct bd_tiled {
     unsigned char *weights;      /* [groups][blocks] of block_bytes */
     size_t block_bytes;
     size_t joined;      /* of floats: taps side by side that are one to the kernel, 1 or a row of them */
+    size_t pointers;    /* of floats: those of a tile, MR for each tap or row of taps */
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
     struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
     size_t tile_bytes;                   /* what the kernel reads of MR pixels */

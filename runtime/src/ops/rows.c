@@ -17,10 +17,6 @@ static size_t taps_to_join(const struct bd_step *step) {
     return in_a_row && width * bytes <= JOINED_BYTES ? width : 1;
 }
 
-static size_t pointers_of(const struct bd_step *step) {
-    return (size_t)step->tiled.taps / step->tiled.joined * (size_t)step->kernel->mr;
-}
-
 /* Pixels of an output row whose windows reach beyond the left or the right border. */
 static size_t side_pixels(const struct bd_window *window) {
     int first = (window->pad_left + window->stride_x - 1) / window->stride_x;
@@ -54,7 +50,8 @@ static void measure_offsets(struct bd_step *step) {
 
 void bd_prepare_rows(struct bd_model *model, struct bd_step *step, uint64_t group_bytes, uint64_t block_bytes) {
     step->tiled.joined = taps_to_join(step);
-    uint64_t count = pointers_of(step), windows = windows_of(step) * (uint64_t)window_bytes(step);
+    step->tiled.pointers = (size_t)step->tiled.taps / step->tiled.joined * (size_t)step->kernel->mr;
+    uint64_t count = step->tiled.pointers, windows = windows_of(step) * (uint64_t)window_bytes(step);
     bd_prepare_convolution(model, step, group_bytes, block_bytes, count * sizeof(void *) + windows);
     bd_share(model, BD_ZEROS, step->tiled.joined * group_bytes);
     step->tiled.offsets = bd_take(&model->tables, count * sizeof *step->tiled.offsets);
@@ -72,7 +69,7 @@ static int is_inside(const struct bd_window *window, struct bd_run run) {
 static void point_at_input(const struct bd_step *step, const unsigned char *source, struct bd_run run,
                            const void **rows) {
     const ptrdiff_t *offsets = step->tiled.offsets;
-    size_t mr = (size_t)step->kernel->mr, count = pointers_of(step);
+    size_t mr = (size_t)step->kernel->mr, count = step->tiled.pointers;
     ptrdiff_t pixel = (ptrdiff_t)run.y * step->window.width + run.x;
     uintptr_t first = (uintptr_t)source + (uintptr_t)(pixel * (ptrdiff_t)step->tiled.row_bytes);
     if (run.pixels == mr)
@@ -143,7 +140,7 @@ static void replace_outside(const struct bd_step *step, const float *source, str
 /* Where the tile has fewer pixels than the kernel computes, its last one stands in for the rest. */
 uint32_t bd_point_at_rows(const struct bd_step *step, const unsigned char *source, const void *zeros,
                           struct bd_cursor at, size_t pixels, void *tile, struct bd_padding *padding) {
-    size_t mr = (size_t)step->kernel->mr, count = pointers_of(step);
+    size_t mr = (size_t)step->kernel->mr, count = step->tiled.pointers;
     const void **rows = tile;
     float *copies = (float *)(void *)(rows + count);
     uint32_t padded = 0;
