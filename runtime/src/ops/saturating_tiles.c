@@ -154,7 +154,7 @@ uint32_t bd_pack_doubled_words(const struct bd_step *step, const unsigned char *
     const uint64_t *windows[BD_MAX_MR];
     size_t mr = (size_t)step->kernel->mr;
     find_windows(step, source, at, pixels, windows);
-    if (mr == FOUR && windows[3] == windows[0] + 3)
+    if (mr == FOUR && pixels == FOUR && windows[3] == windows[0] + 3)
         copy_four_words(step, windows[0], tile);
     else
         copy_words(step, windows, mr, tile);
