@@ -16,7 +16,11 @@ def compact(body: ir.Function) -> None:
     _merge_constants(body)
     taken = {value.name for value in body.inputs} | {"y"}
     names = (name for name in map(_letters, count()) if name not in taken)
-    for node in body:
+    for graph in body.subgraphs():
+        graph.name = next(names)
+        for value in graph.inputs:
+            value.name = next(names)
+    for node in body.all_nodes():
         node.name = None
         node.metadata_props.clear()
         for output in node.outputs:
