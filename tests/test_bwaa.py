@@ -135,7 +135,7 @@ def leaning(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_()
-            module.running_var.uniform_(0.3, 3)
+            module.running_var.uniform_(2, 20)
             nn.init.uniform_(module.weight, -0.3, 1)
             nn.init.normal_(module.bias, 1.0, 0.5)
     for _, layer in binary_layers(network):
