@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 
 def compact(body: ir.Function) -> None:
-    """Say the same in fewer bytes: each constant once, values called a, b, c, ..., nodes nameless.
+    """Say the same in fewer bytes: each constant once, values called a, b, c, ..., nodes nameless,
+    and no types, which every engine infers.
 
     Inputs keep their names, and the output, which must be one, is called "y".
     """
@@ -25,6 +26,7 @@ def compact(body: ir.Function) -> None:
         node.metadata_props.clear()
         for output in node.outputs:
             output.name = next(names)
+            output.type, output.shape = None, None
     body.outputs[0].name = "y"
 
 

@@ -13,23 +13,24 @@ static void prepare_thresholds(struct bd_model *model, struct bd_step *step) {
     bd_prepare_flips(model, step);
 }
 
-/* The sums of one tile whose pixels have padded taps, as listed: what these would make of sums is not taken over. */
+/* The sums of one tile whose pixels have padded taps, as listed. Taps that are padding for some pixels stand alone, and
+ * what they make of these pixels' sums is not taken over. */
 static void multiply_by_taps(const struct bd_step *step, const uint64_t *tile, const uint8_t *weights,
                              const struct bd_padding *padding, const struct bd_padding *padding_end, int32_t *sums) {
     int32_t added[BD_MAX_MR * BD_MAX_NR];
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, words = bd_half_words(step);
-    const int8_t *depths = step->tiled.depths;
+    size_t taps = (size_t)step->tiled.taps, next;
     memset(sums, 0, mr * nr * sizeof *sums);
-    for (uint32_t tap = 0; tap < (uint32_t)step->tiled.taps; tap++) {
-        step->kernel->run.sgemm_i32(words, depths, tile, weights, sums, added, nr);
-        for (size_t m = 0; m < mr; m++)
+    for (size_t tap = 0; tap < taps; tap = next) {
+        int padded = padding < padding_end && padding->tap == tap;
+        next = padded ? tap + 1 : padding < padding_end ? padding->tap : taps;
+        step->kernel->run.sgemm_i32((next - tap) * words, step->tiled.depths + tap * words, tile + tap * words * mr,
+                                    weights + tap * words * sizeof(uint32_t) * nr, sums, padded ? added : sums, nr);
+        for (size_t m = 0; m < mr && padded; m++)
             if (padding < padding_end && padding->tap == tap && padding->pixel == m)
                 padding++;
             else
                 memcpy(sums + m * nr, added + m * nr, nr * sizeof *sums);
-        depths += words;
-        tile += words * mr;
-        weights += words * sizeof(uint32_t) * nr;
     }
 }
 

@@ -129,21 +129,39 @@ static void copy_four_words(const struct bd_step *step, const uint64_t *window, 
         memcpy(tile, window + word->offset, FOUR * sizeof *tile);
 }
 
+static void step_right(const struct bd_window *window, struct bd_cursor *pixel) {
+    if (++pixel->x == window->out_width)
+        *pixel = (struct bd_cursor){pixel->y + 1, 0};
+}
+
+/* Whether the tap at (ky, kx) of an output pixel's window is no padding. */
+static int is_inside(const struct bd_window *window, struct bd_cursor pixel, int ky, int kx) {
+    int y = pixel.y * window->stride_y - window->pad_top + ky * window->dilation_y;
+    int x = pixel.x * window->stride_x - window->pad_left + kx * window->dilation_x;
+    return y >= 0 && y < window->height && x >= 0 && x < window->width;
+}
+
+/* Of each window the first tap and the last one tell. */
+static int are_inside(const struct bd_window *window, struct bd_cursor pixel, size_t pixels) {
+    int inside = 1;
+    for (; pixels > 0 && inside; pixels--, step_right(window, &pixel))
+        inside = is_inside(window, pixel, 0, 0) &&
+                 is_inside(window, pixel, window->kernel_height - 1, window->kernel_width - 1);
+    return inside;
+}
+
 /* Tap by tap, and of each tap pixel by pixel. */
-static uint32_t list_padding(const struct bd_step *step, struct bd_cursor at, size_t pixels, struct bd_padding *list) {
-    const struct bd_window *window = &step->window;
+static uint32_t list_padding(const struct bd_window *window, struct bd_cursor at, size_t pixels,
+                             struct bd_padding *list) {
     uint32_t count = 0, tap = 0;
+    if (are_inside(window, at, pixels))
+        return 0;
     for (int ky = 0; ky < window->kernel_height; ky++)
         for (int kx = 0; kx < window->kernel_width; kx++, tap++) {
             struct bd_cursor pixel = at;
-            for (uint32_t m = 0; m < pixels; m++) {
-                int y = pixel.y * window->stride_y - window->pad_top + ky * window->dilation_y;
-                int x = pixel.x * window->stride_x - window->pad_left + kx * window->dilation_x;
-                if (y < 0 || y >= window->height || x < 0 || x >= window->width)
+            for (uint32_t m = 0; m < pixels; m++, step_right(window, &pixel))
+                if (!is_inside(window, pixel, ky, kx))
                     list[count++] = (struct bd_padding){tap, m};
-                if (++pixel.x == window->out_width)
-                    pixel = (struct bd_cursor){pixel.y + 1, 0};
-            }
         }
     return count;
 }
@@ -158,5 +176,5 @@ uint32_t bd_pack_doubled_words(const struct bd_step *step, const unsigned char *
         copy_four_words(step, windows[0], tile);
     else
         copy_words(step, windows, mr, tile);
-    return step->node->pad_value == 0 ? list_padding(step, at, pixels, padding) : 0;
+    return step->node->pad_value == 0 ? list_padding(&step->window, at, pixels, padding) : 0;
 }
