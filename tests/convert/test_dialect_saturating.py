@@ -1,12 +1,16 @@
 """Sums of 8 bits: function bodies under stock onnxruntime, numpy meanings, and a loop by hand."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from one_node import WINDOWS, both, draw, signed_zeros
+from one_node import WINDOWS, both, draw, one_node, signed_zeros
 
 from bindeploy import bits as packed
 from bindeploy.convert import dialect
 from bindeploy.convert.dialect_reference import pack_filters
+from bindeploy.convert.load import checked
+from bindeploy.convert.plain import plain
+from bindeploy.errors import BindeployError
 
 CHANNELS = (3, 31, 32, 33, 64, 100)
 
@@ -110,3 +114,28 @@ def test_the_order_of_words_counts(images):
         one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
         key = (dialect.LATENT, "SaturatingBinaryLinear")
         assert [y.item() for y in both(key, row, (weight, one, zero), {})] == [expected] * 2
+
+
+def renamed(proto, op_type):
+    """The same file with another loop in the body of its function."""
+    for node in proto.functions[0].node:
+        if node.op_type == "Scan":
+            node.op_type = op_type
+    return proto
+
+
+def test_scan_is_read_in_the_bodies_of_our_operators_alone(images):
+    weight, affine, _ = draw(40, kernel=())
+    constants = pack_filters(weight), *affine
+    key = (dialect.DOMAIN, "SaturatingBinaryLinear")
+    model = one_node(key, images(2, 40), constants, {"channels": 40})
+    checked(ir.to_proto(model), "it")
+    with pytest.raises(BindeployError, match="is a Loop, which no engine here runs"):
+        checked(renamed(ir.to_proto(model), "Loop"), "it")
+    foreign = ir.to_proto(model)
+    foreign.functions[0].name = "Mine"
+    with pytest.raises(BindeployError, match="is a Scan, which no engine here runs"):
+        checked(foreign, "it")
+    inlined = ir.to_proto(plain(model))
+    with pytest.raises(BindeployError, match="is a Scan, which no engine here runs"):
+        checked(inlined, "it")
