@@ -17,6 +17,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         "binary_weight_conv",
         "binary_weight_int8_conv",
         "binary_max_pool",
+        "saturating_conv",
+        "saturating_conv_threshold",
     ),
     FLOAT: (
         "conv",

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 MAX_THREADS = 256
 """As many as the runtime takes; above any machine it is meant for."""
 
-GIVES_INTEGERS = {"binary_conv", "binary_conv_threshold"}
+GIVES_INTEGERS = {
+    *("binary_conv", "binary_conv_threshold"),
+    *("saturating_conv", "saturating_conv_threshold"),
+}
 """The ops whose integers `Session.integers` reports."""
 
 

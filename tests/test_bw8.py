@@ -29,7 +29,6 @@ from bindeploy.convert.inspect import inspect
 from bindeploy.emit.plan import lower
 from bindeploy.errors import BindeployError
 from bindeploy.train import operators
-from bindeploy.train.layers import BinaryConv2d
 from bindeploy.train.states import harden
 from bindeploy.train.to_onnx import evaluate, export
 
@@ -450,13 +449,3 @@ def test_the_pair_in_other_spellings():
     for spelling in spellings:
         with Session(pair(**spelling)) as session:
             same_bits(session.run(None, {"x": x})[0], expected)
-
-
-def test_a_layer_whose_sums_have_8_bits_is_not_exported():
-    network = nn.Sequential(nn.Conv2d(1, 3, 1), BinaryConv2d(3, 3, 1, mode="bwaa"))
-    with pytest.raises(BindeployError) as caught:
-        export(network, torch.zeros(2, 1, 4, 4))
-    assert str(caught.value) == (
-        "layer `1` of mode `bwaa` sums in 8 bits, which no engine does: evaluate it in torch, or "
-        "train mode `bwa`"
-    )

@@ -96,8 +96,14 @@ def same(op: str, model: onnx.ModelProto, x: np.ndarray, library: str) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
-CONVOLUTIONS = ["BinaryConv2d", "BinaryConv2dThreshold", "BinaryWeightConv2d"]
-LINEARS = ["BinaryLinear", "BinaryLinearThreshold", "BinaryWeightLinear"]
+CONVOLUTIONS = [
+    *("BinaryConv2d", "BinaryConv2dThreshold", "BinaryWeightConv2d"),
+    *("SaturatingBinaryConv2d", "SaturatingBinaryConv2dThreshold"),
+]
+LINEARS = [
+    *("BinaryLinear", "BinaryLinearThreshold", "BinaryWeightLinear"),
+    *("SaturatingBinaryLinear", "SaturatingBinaryLinearThreshold"),
+]
 
 
 @pytest.mark.parametrize("op", CONVOLUTIONS)

@@ -44,6 +44,7 @@ LOOKUPS = {(op, out) for op in ("wgemm", "wgemv") for out in ("f32", "i32")}
 TOGETHER = (
     {*LOOKUPS, ("tables", "f32"), ("tables", "i16")},
     {("igemm", "i32"), ("igemv", "i32")},
+    {("sgemm", "i32"), ("sgemv", "i32")},
 )
 """Ops that an ISA has all of or none."""
 by_name = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -65,7 +66,7 @@ def test_a_name_says_what_its_row_says(kernel):
 @by_name
 def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
     homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
-    kinds = "_(float|edge|edge_32|channels|weights|int8|functions)$"
+    kinds = "_(float|edge|edge_32|channels|weights|int8|functions|saturating)$"
     assert {re.sub(kinds, "", home) for home in homes} == {kernel.isa.split("_")[0]}
 
 

@@ -21,6 +21,7 @@ from bindeploy.convert import dialect_checks as checks
 from bindeploy.convert import dialect_functions as functions
 from bindeploy.convert import dialect_int8 as int8
 from bindeploy.convert import dialect_reference as reference
+from bindeploy.convert import dialect_saturating as saturating
 from bindeploy.convert import dialect_shapes as shapes
 from bindeploy.convert.dialect_compact import compact
 from bindeploy.errors import BindeployError
@@ -223,6 +224,54 @@ OPS: dict[tuple[str, str], Op] = {
             title="+1 iff (q(x) @ int8 >= threshold), negated where direction is -1",
         ),
         Op(
+            domain=DOMAIN,
+            name="SaturatingBinaryConv2d",
+            inputs=AFFINE,
+            attributes=CONVOLUTION,
+            binarizes=True,
+            body=saturating.conv2d_body,
+            meaning=saturating.conv2d,
+            infer=shapes.packed_convolution,
+            check=checks.packed_convolution,
+            title="scale * conv8(sign(x), +-1) + bias, conv8 a sum of 8 bits that saturates",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="SaturatingBinaryConv2dThreshold",
+            inputs=THRESHOLD,
+            attributes=CONVOLUTION,
+            binarizes=True,
+            body=saturating.conv2d_threshold_body,
+            meaning=saturating.conv2d_threshold,
+            infer=shapes.packed_convolution,
+            check=checks.packed_convolution,
+            title="+1 iff (conv8(sign(x), +-1) >= threshold), negated where direction is -1",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="SaturatingBinaryLinear",
+            inputs=AFFINE,
+            attributes=LINEAR,
+            binarizes=True,
+            body=saturating.linear_body,
+            meaning=saturating.linear,
+            infer=shapes.linear,
+            check=checks.packed_linear,
+            title="scale * dot8(sign(x), +-1) + bias, dot8 a sum of 8 bits that saturates",
+        ),
+        Op(
+            domain=DOMAIN,
+            name="SaturatingBinaryLinearThreshold",
+            inputs=THRESHOLD,
+            attributes=LINEAR,
+            binarizes=True,
+            body=saturating.linear_threshold_body,
+            meaning=saturating.linear_threshold,
+            infer=shapes.linear,
+            check=checks.packed_linear,
+            title="+1 iff (dot8(sign(x), +-1) >= threshold), negated where direction is -1",
+        ),
+        Op(
             domain=LATENT,
             name="BinaryConv2d",
             inputs=LATENT_AFFINE,
@@ -269,6 +318,30 @@ OPS: dict[tuple[str, str], Op] = {
             infer=shapes.linear,
             check=checks.latent_linear,
             title="scale * (x @ sign(weight)) + bias",
+        ),
+        Op(
+            domain=LATENT,
+            name="SaturatingBinaryConv2d",
+            inputs=LATENT_AFFINE,
+            attributes=WINDOW,
+            binarizes=True,
+            body=saturating.latent_conv2d_body,
+            meaning=saturating.latent_conv2d,
+            infer=shapes.latent_convolution,
+            check=checks.latent_convolution,
+            title="scale * conv8(sign(x), sign(weight)) + bias",
+        ),
+        Op(
+            domain=LATENT,
+            name="SaturatingBinaryLinear",
+            inputs=LATENT_AFFINE,
+            attributes=(),
+            binarizes=True,
+            body=saturating.latent_linear_body,
+            meaning=saturating.latent_linear,
+            infer=shapes.linear,
+            check=checks.latent_linear,
+            title="scale * dot8(sign(x), sign(weight)) + bias",
         ),
         Op(
             domain=LATENT,

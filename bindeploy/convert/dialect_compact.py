@@ -9,18 +9,24 @@ import onnx_ir as ir
 
 
 def compact(body: ir.Function) -> None:
-    """Say the same in fewer bytes: each constant once, values called a, b, c, ..., nodes nameless.
+    """Say the same in fewer bytes: each constant once, values called a, b, c, ..., nodes nameless,
+    and no types, which every engine infers.
 
     Inputs keep their names, and the output, which must be one, is called "y".
     """
     _merge_constants(body)
     taken = {value.name for value in body.inputs} | {"y"}
     names = (name for name in map(_letters, count()) if name not in taken)
-    for node in body:
+    for graph in body.subgraphs():
+        graph.name = next(names)
+        for value in graph.inputs:
+            value.name = next(names)
+    for node in body.all_nodes():
         node.name = None
         node.metadata_props.clear()
         for output in node.outputs:
             output.name = next(names)
+            output.type, output.shape = None, None
     body.outputs[0].name = "y"
 
 

@@ -35,22 +35,32 @@ def reference(ref: Attributes, name: str, to: str) -> ir.Attr:
     return ir.RefAttr(to, name, ref[name].type)
 
 
-def _sign(op: Any, values: Value) -> Value:
+def sign(op: Any, values: Value) -> Value:
     """+1 where values >= 0 (so at 0 and -0), else -1 (so at NaN)."""
     positive = op.GreaterOrEqual(values, constant(op, np.float32(0)))
     return op.Where(positive, constant(op, np.float32(1)), constant(op, np.float32(-1)))
 
 
-def _unpack(op: Any, ref: Attributes, bits: Value, leading: int) -> Value:
-    """+-1 floats [..., channels] of rows u8 [..., bytes] with `leading` axes before the row."""
+def single_bits(op: Any, bits: Value, leading: int) -> Value:
+    """The bits u8 [..., 8 * bytes] of rows u8 [..., bytes] with `leading` axes before the row."""
     shifts = constant(op, np.arange(8, dtype=np.uint8))
     shifted = op.BitShift(op.Unsqueeze(bits, axes(op, -1)), shifts, direction="RIGHT")
     ones = op.BitwiseAnd(shifted, constant(op, np.uint8(1)))
-    rows = op.Reshape(ones, axes(op, *[0] * leading, -1))
+    return op.Reshape(ones, axes(op, *[0] * leading, -1))
+
+
+def signs_of(op: Any, ones: Value) -> Value:
+    """+-1 floats of single bits."""
+    twice = op.Mul(op.Cast(ones, to=FLOAT), constant(op, np.float32(2)))
+    return op.Sub(constant(op, np.float32(1)), twice)
+
+
+def _unpack(op: Any, ref: Attributes, bits: Value, leading: int) -> Value:
+    """+-1 floats [..., channels] of rows u8 [..., bytes] with `leading` axes before the row."""
+    rows = single_bits(op, bits, leading)
     channels = op.Constant(value_int=reference(ref, "channels", "value_int"))
     cut = op.Slice(rows, axes(op, 0), op.Unsqueeze(channels, axes(op, 0)), axes(op, -1))
-    twice = op.Mul(op.Cast(cut, to=FLOAT), constant(op, np.float32(2)))
-    return op.Sub(constant(op, np.float32(1)), twice)
+    return signs_of(op, cut)
 
 
 def _unpack_filters(op: Any, ref: Attributes, bits: Value) -> Value:
@@ -58,13 +68,17 @@ def _unpack_filters(op: Any, ref: Attributes, bits: Value) -> Value:
     return op.Transpose(_unpack(op, ref, bits, leading=3), perm=[0, 3, 1, 2])
 
 
-def _convolve(op: Any, ref: Attributes, x: Value, weight: Value) -> Value:
-    """Convolution whose padded taps read `pad_value`."""
+def pad(op: Any, ref: Attributes, x: Value) -> Value:
+    """x [N, C, H, W] with `pad_value` around each picture."""
     pads = op.Constant(value_ints=reference(ref, "pads", "value_ints"))
     pad_value = op.Constant(value_float=reference(ref, "pad_value", "value_float"))
-    padded = op.Pad(x, pads, pad_value, axes(op, 2, 3))
+    return op.Pad(x, pads, pad_value, axes(op, 2, 3))
+
+
+def _convolve(op: Any, ref: Attributes, x: Value, weight: Value) -> Value:
+    """Convolution whose padded taps read `pad_value`."""
     return op.Conv(
-        padded,
+        pad(op, ref, x),
         weight,
         strides=reference(ref, "strides", "strides"),
         dilations=reference(ref, "dilations", "dilations"),
@@ -98,14 +112,14 @@ def compare(op: Any, dot: Value, threshold: Value, direction: Value) -> Value:
 
 
 def binary_conv2d(op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value):
-    dot = _integer(op, _convolve(op, ref, _sign(op, x), _unpack_filters(op, ref, bits)))
+    dot = _integer(op, _convolve(op, ref, sign(op, x), _unpack_filters(op, ref, bits)))
     return affine(op, op.Cast(dot, to=FLOAT), per_channel(op, scale), per_channel(op, bias))
 
 
 def binary_conv2d_threshold(
     op: Any, ref: Attributes, x: Value, bits: Value, threshold: Value, direction: Value
 ):
-    dot = _integer(op, _convolve(op, ref, _sign(op, x), _unpack_filters(op, ref, bits)))
+    dot = _integer(op, _convolve(op, ref, sign(op, x), _unpack_filters(op, ref, bits)))
     return compare(op, dot, per_channel(op, threshold), per_channel(op, direction))
 
 
@@ -117,14 +131,14 @@ def binary_weight_conv2d(
 
 
 def binary_linear(op: Any, ref: Attributes, x: Value, bits: Value, scale: Value, bias: Value):
-    dot = _integer(op, _multiply(op, _sign(op, x), _unpack(op, ref, bits, leading=1)))
+    dot = _integer(op, _multiply(op, sign(op, x), _unpack(op, ref, bits, leading=1)))
     return affine(op, op.Cast(dot, to=FLOAT), scale, bias)
 
 
 def binary_linear_threshold(
     op: Any, ref: Attributes, x: Value, bits: Value, threshold: Value, direction: Value
 ):
-    dot = _integer(op, _multiply(op, _sign(op, x), _unpack(op, ref, bits, leading=1)))
+    dot = _integer(op, _multiply(op, sign(op, x), _unpack(op, ref, bits, leading=1)))
     return compare(op, dot, threshold, direction)
 
 
@@ -137,7 +151,7 @@ def binary_weight_linear(
 def binary_max_pool2d(op: Any, ref: Attributes, x: Value, direction: Value):
     factor = per_channel(op, op.Cast(direction, to=FLOAT))
     pooled = op.MaxPool(
-        op.Mul(_sign(op, x), factor),
+        op.Mul(sign(op, x), factor),
         kernel_shape=reference(ref, "kernel_shape", "kernel_shape"),
         strides=reference(ref, "strides", "strides"),
         pads=reference(ref, "pads", "pads"),
@@ -148,29 +162,29 @@ def binary_max_pool2d(op: Any, ref: Attributes, x: Value, direction: Value):
 def latent_binary_conv2d(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
-    dot = _integer(op, _convolve(op, ref, _sign(op, x), _sign(op, weight)))
+    dot = _integer(op, _convolve(op, ref, sign(op, x), sign(op, weight)))
     return affine(op, op.Cast(dot, to=FLOAT), per_channel(op, scale), per_channel(op, bias))
 
 
 def latent_binary_weight_conv2d(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
-    dot = _convolve(op, ref, x, _sign(op, weight))
+    dot = _convolve(op, ref, x, sign(op, weight))
     return affine(op, dot, per_channel(op, scale), per_channel(op, bias))
 
 
 def latent_binary_linear(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
-    dot = _integer(op, _multiply(op, _sign(op, x), _sign(op, weight)))
+    dot = _integer(op, _multiply(op, sign(op, x), sign(op, weight)))
     return affine(op, op.Cast(dot, to=FLOAT), scale, bias)
 
 
 def latent_binary_weight_linear(
     op: Any, ref: Attributes, x: Value, weight: Value, scale: Value, bias: Value
 ):
-    return affine(op, _multiply(op, x, _sign(op, weight)), scale, bias)
+    return affine(op, _multiply(op, x, sign(op, weight)), scale, bias)
 
 
 def binary_sign(op: Any, ref: Attributes, x: Value):
-    return _sign(op, x)
+    return sign(op, x)

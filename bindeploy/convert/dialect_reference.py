@@ -16,6 +16,9 @@ from bindeploy import bits as packed
 
 Array = NDArray
 
+LOWEST, HIGHEST = -128, 127
+"""Where a sum of 8 bits saturates, after every word of 32 channels of a tap."""
+
 
 def _output_size(size: int, kernel: int, stride: int, dilation: int) -> int:
     return (size - dilation * (kernel - 1) - 1) // stride + 1
@@ -47,6 +50,19 @@ def _words(rows: Array) -> Array:
     return np.ascontiguousarray(rows).view(np.uint32)
 
 
+def _parts(channels: int, saturates: bool) -> list[tuple[slice, int]]:
+    """The words of a row that are added at once, and their channels: all, or one after the other
+    where sums saturate after each.
+    """
+    if not saturates:
+        return [(slice(None), channels)]
+    firsts = range(0, channels, packed.WORD)
+    return [
+        (slice(first // packed.WORD, first // packed.WORD + 1), min(channels - first, packed.WORD))
+        for first in firsts
+    ]
+
+
 def _image_integers(
     image: Array,
     bits: Array,
@@ -55,6 +71,7 @@ def _image_integers(
     pads: Sequence[int],
     dilations: Sequence[int],
     pad_value: float,
+    saturates: bool,
 ) -> Array:
     """int32 dots [H', W', F] of one image [H, W, channels]; a tap in a 0 pad adds nothing."""
     padded = _pad(image, pads, 1.0)
@@ -63,8 +80,10 @@ def _image_integers(
     kernel = bits.shape[1:3]
     total: Array = np.zeros((), np.int32)
     for row, column, pixels in _taps(padded.shape[:2], kernel, strides, dilations):
-        dots = packed.dot(rows[pixels][:, :, None], filters[:, row, column], channels)
-        total = total + dots * inside[pixels][..., None]
+        for words, count in _parts(channels, saturates):
+            seen, own = rows[pixels][:, :, None, words], filters[:, row, column, words]
+            total = total + packed.dot(seen, own, count) * inside[pixels][..., None]
+            total = np.clip(total, LOWEST, HIGHEST) if saturates else total
     return total.astype(np.int32)
 
 
@@ -78,9 +97,12 @@ def convolution_integers(
     pads: Sequence[int],
     dilations: Sequence[int],
     pad_value: float,
+    saturates: bool = False,
 ) -> NDArray[np.int32]:
-    """int32 [N, F, H', W']: the dot of sign(x) [N, C, H, W] with the packed filters."""
-    geometry = (channels, strides, pads, dilations, pad_value)
+    """int32 [N, F, H', W']: the dot of sign(x) [N, C, H, W] with the packed filters, exact or in
+    sums of 8 bits.
+    """
+    geometry = (channels, strides, pads, dilations, pad_value, saturates)
     pixels = np.moveaxis(x, 1, -1).reshape(x.shape[0], *x.shape[2:], group, channels)
     filters = bits.reshape(group, -1, *bits.shape[1:])
     images = [
@@ -92,12 +114,17 @@ def convolution_integers(
     return np.moveaxis(np.stack(images), -1, 1).astype(np.int32)
 
 
-def linear_integers(x: Array, bits: Array, *, channels: int) -> NDArray[np.int32]:
-    """int32 [..., F]: the dot of sign(x) [..., channels] with the packed rows."""
-    rows = _words(packed.pack(x))
-    return np.stack(
-        [packed.dot(rows, filter_, channels) for filter_ in _words(bits)], axis=-1
-    ).astype(np.int32)
+def linear_integers(
+    x: Array, bits: Array, *, channels: int, saturates: bool = False
+) -> NDArray[np.int32]:
+    """int32 [..., F]: the dot of sign(x) [..., channels] with the packed rows, as above."""
+    rows, filters = _words(packed.pack(x)), _words(bits)
+    total: Array = np.zeros((*x.shape[:-1], len(bits)), np.int32)
+    for words, count in _parts(channels, saturates):
+        dots = [packed.dot(rows[..., words], filter_[words], count) for filter_ in filters]
+        total = total + np.stack(dots, axis=-1)
+        total = np.clip(total, LOWEST, HIGHEST) if saturates else total
+    return total.astype(np.int32)
 
 
 def affine(dot: Array, scale: Array, bias: Array) -> NDArray[np.float32]:

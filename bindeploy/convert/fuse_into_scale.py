@@ -24,7 +24,8 @@ from bindeploy.convert.packed_layer import release
 
 
 class FuseIntoScale(InPlacePass):
-    """1. BinaryConv2d, BinaryLinear, BinaryWeightConv2d, BinaryWeightLinear -> affine functions
+    """1. BinaryConv2d, BinaryLinear, also those that saturate, BinaryWeightConv2d,
+       BinaryWeightLinear -> affine functions
     2. Conv -> affine functions
     3. Gemm -> affine functions
     4. MatMul by a constant matrix -> affine functions: a MatMul without a shift; Gemm with one,

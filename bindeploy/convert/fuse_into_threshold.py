@@ -25,7 +25,11 @@ from bindeploy.convert.pool_signs import can_pool_signs, pool_signs
 from bindeploy.convert.sign_flow import only_signs_are_read
 from bindeploy.convert.thresholds import ALWAYS, Chain, NoThreshold, Thresholds, thresholds
 
-LAYERS = frozenset({(dialect.DOMAIN, "BinaryConv2d"), (dialect.DOMAIN, "BinaryLinear")})
+LAYERS = frozenset(
+    (dialect.DOMAIN, f"{sums}{layer}")
+    for sums in ("", "Saturating")
+    for layer in ("BinaryConv2d", "BinaryLinear")
+)
 
 ENDS_TRIED = 16
 """Of a layer's ends, of which a network has one or two."""
@@ -33,7 +37,7 @@ ENDS_TRIED = 16
 
 class FuseIntoThreshold(InPlacePass):
     """1. BinaryConv2d or BinaryLinear -> functions and moves, of which only signs are read
-       -> BinaryConv2dThreshold or BinaryLinearThreshold -> moves.
+       -> BinaryConv2dThreshold or BinaryLinearThreshold -> moves; and so those that saturate.
     2. MaxPool among them -> BinaryMaxPool2d(direction).
     3. Several layers that meet in a Concat on the way: all of them, or none.
 

@@ -15,10 +15,10 @@ PREFIX = "integers/"
 def with_integers(model: ir.Model) -> tuple[onnx.ModelProto, list[str]]:
     """The model with an output `integers/<node name>` for each binarizing layer, and those names.
 
-    Beside every BinaryConv2d and BinaryLinear, latent or packed, thresholded or not, stands a
-    sibling with scale 1 and bias 0, whose output, cast to int32, is dot(sign(x), sign(w)) itself:
-    [N, F, H', W'] or [..., F]. `model` is left as it is; the result carries its functions, so stock
-    onnxruntime runs it.
+    Beside every layer of signs with signs, latent or packed, thresholded or not, stands a sibling
+    with scale 1 and bias 0, whose output, cast to int32, is dot(sign(x), sign(w)) itself, saturated
+    where the layer's is: [N, F, H', W'] or [..., F]. `model` is left as it is; the result carries
+    its functions, so stock onnxruntime runs it.
     """
     model = model.clone()
     NameLayers()(model)

@@ -69,6 +69,11 @@ def checked(proto: onnx.ModelProto, label: str, folder: Path | None = None) -> i
                 )
         elif isinstance(message, onnx.NodeProto):
             message_checks.node(message, label, functions)
+    for part in (proto.graph, *proto.functions):
+        function = (part.domain, part.name) if isinstance(part, onnx.FunctionProto) else None
+        for message in _messages(part):
+            if isinstance(message, onnx.NodeProto):
+                message_checks.loop(message, function)
     sparse_tensors.make_dense(messages, label)
     try:
         onnx.checker.check_model(_without_weights(proto))

@@ -69,8 +69,20 @@ def tensor(proto: TensorProto, label: str, folder: Path | None) -> int:
     return outside
 
 
+def loop(proto: NodeProto, function: tuple[str, str] | None) -> None:
+    """A loop may never end. Scan ends: it stands in the bodies of our own operators, `function`
+    being the one whose body the node is of, and nowhere else.
+    """
+    refused = ("Loop",) if function in dialect.OPS else ("Loop", "Scan")
+    if proto.op_type in refused and proto.domain == "":
+        name = proto.name or ", ".join(proto.output)
+        raise BindeployError(
+            f"node `{name}` is a {proto.op_type}, which no engine here runs: unroll it"
+        )
+
+
 def node(proto: NodeProto, label: str, functions: AbstractSet[tuple[str, str]]) -> None:
-    """Names go into files and tables; a loop may never end; of our domains we know every operator.
+    """Names go into files and tables; of our domains we know every operator.
 
     An operator of another domain may mean anything, and its node stays as it is.
     """
@@ -83,10 +95,6 @@ def node(proto: NodeProto, label: str, functions: AbstractSet[tuple[str, str]]) 
     if not any(proto.output):
         raise BindeployError(
             f"node `{name}` ({proto.op_type}) has no output: export the model anew"
-        )
-    if proto.op_type in ("Loop", "Scan") and proto.domain == "":
-        raise BindeployError(
-            f"node `{name}` is a {proto.op_type}, which no engine here runs: unroll it"
         )
     if proto.op_type == "Constant" and proto.domain == "" and len(proto.attribute) != 1:
         raise BindeployError(

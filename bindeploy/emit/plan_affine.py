@@ -19,6 +19,9 @@ from bindeploy.emit.plan_builder import (
 from bindeploy.emit.plan_format import Node
 from bindeploy.emit.plan_views import written
 
+MAPS = {"binary_conv", "saturating_conv"}
+"""Ops that may map their integers twice."""
+
 BIAS = {"conv": 2, "binary_weight_conv": 3, "layer_norm": 2}
 """Ops that add a constant to every channel, and the input that is it."""
 
@@ -103,7 +106,7 @@ def affine(
     """
     name = name_of(node)
     factors, terms = (vector(node, x, values) for values in (scale, bias))
-    layer = builder.maker(x, {"binary_conv"})
+    layer = builder.maker(x, MAPS)
     if layer is not None and not clamp and _maps_once(builder, layer, factors, terms):
         _map_again(builder, layer, name, factors, terms)
         return builder.held_by(node, layer.output, x.activation.shape, x.layout)
@@ -135,7 +138,7 @@ def _maps_once(builder: Builder, layer: Node, factors: Vector, terms: Vector) ->
 
 def maps_twice(builder: Builder, node: Node) -> bool:
     """Whether a node is a layer with a second map, which no clamp may follow."""
-    if node.op != "binary_conv":
+    if node.op not in MAPS:
         return False
     scale = node.inputs[2]
     assert scale is not None

@@ -25,8 +25,9 @@ GIVES_BITS = {
     "binary_conv_threshold",
     "binary_max_pool",
     "int8_conv_threshold",
+    "saturating_conv_threshold",
 }
-RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "conv": 3}
+RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "saturating_conv": 4, "conv": 3}
 """Ops that add a tensor to their result, and the input that takes it."""
 CLAMPS = {
     *(*RESIDUALS, "binary_weight_int8_conv", "int8_conv"),

@@ -39,4 +39,5 @@ def _part(op: str, index: int, kind: int) -> str:
     if kind == Type.U8:
         return "bits"
     weight = op.startswith("int8_") and index == 1
-    return "scales" if op.startswith(("binary_", "int8_")) and not weight else "float"
+    packed = op.startswith(("binary_", "saturating_", "int8_"))
+    return "scales" if packed and not weight else "float"

@@ -23,8 +23,16 @@ VECTORS: dict[str, dict[str, type]] = {
     "binary_conv": {"scale": np.float32, "bias": np.float32},
     "binary_conv_threshold": {"threshold": np.int32, "direction": np.int8},
     "binary_weight_conv": {"scale": np.float32, "bias": np.float32},
+    "saturating_conv": {"scale": np.float32, "bias": np.float32},
+    "saturating_conv_threshold": {"threshold": np.int32, "direction": np.int8},
 }
 """Inputs 2 and 3 of a binary op, one value a filter."""
+
+EXACT = {"saturating_conv": "binary_conv", "saturating_conv_threshold": "binary_conv_threshold"}
+"""What a layer with sums of 8 bits is where they have too few products to saturate."""
+
+MOST_EXACT = 127
+"""Products whose sum stays within 8 bits, whatever they are."""
 
 
 def conv(builder: Builder, node: ir.Node) -> View:
@@ -114,7 +122,8 @@ def _float(
 
 
 def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
-    """BinaryConv2d, BinaryConv2dThreshold, BinaryWeightConv2d: bits [F, KH, KW, row bytes]."""
+    """BinaryConv2d, BinaryConv2dThreshold, BinaryWeightConv2d, and those that saturate: bits
+    [F, KH, KW, row bytes]."""
     x = builder.picture(node)
     packed = builder.array(node, 1)
     channels, height, width = x.activation.shape
@@ -128,16 +137,22 @@ def binary_conv2d(builder: Builder, node: ir.Node, op: str) -> View:
         if pad_value and any(seen.pads):
             raise refusal(node, "pad_value 1 beside float activations is not supported; use 0")
         pad_value = 0
+    op = _exact(op, math.prod(seen.kernel) * (channels // group))
     return _binary(
         builder, node, op, x, packed, seen, shape, Layout.CHW, group=group, pad_value=pad_value
     )
 
 
 def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
-    """BinaryLinear, BinaryLinearThreshold, BinaryWeightLinear: bits [F, row bytes]."""
+    """BinaryLinear, BinaryLinearThreshold, BinaryWeightLinear, and those that saturate: bits
+    [F, row bytes]."""
     x, one = _rows(builder, node)
     packed = builder.array(node, 1)
     features = math.prod(one)
+    op = _exact(op, features)
+    if op in EXACT and x.flat:  # words of 32 features as ONNX lists them, whatever their pixels
+        x = builder.turned(x, node)
+        one = x.activation.shape
     if packed.ndim != 2 or not _fits(node, packed, features):
         raise refusal(node, f"bits {list(packed.shape)} do not fit {features} features")
     if math.prod(one[1:]) > 1:
@@ -148,6 +163,10 @@ def binary_linear(builder: Builder, node: ir.Node, op: str) -> View:
     shape = (len(packed), 1, 1) if x.flat else (len(packed), *x.activation.shape[1:])
     layout = Layout.FLAT if x.flat else x.layout
     return _binary(builder, node, op, x, kernel, Window(one[1:]), shape, layout, group=1)
+
+
+def _exact(op: str, products: int) -> str:
+    return EXACT.get(op, op) if products <= MOST_EXACT else op
 
 
 def _fits(node: ir.Node, packed: NDArray, count: int) -> bool:

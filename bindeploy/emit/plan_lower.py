@@ -87,6 +87,18 @@ LOWERINGS: dict[tuple[str, str], Lowering] = {
     ("bindeploy", "BinaryWeightLinear"): partial(
         convolutions.binary_linear, op="binary_weight_conv"
     ),
+    ("bindeploy", "SaturatingBinaryConv2d"): partial(
+        convolutions.binary_conv2d, op="saturating_conv"
+    ),
+    ("bindeploy", "SaturatingBinaryConv2dThreshold"): partial(
+        convolutions.binary_conv2d, op="saturating_conv_threshold"
+    ),
+    ("bindeploy", "SaturatingBinaryLinear"): partial(
+        convolutions.binary_linear, op="saturating_conv"
+    ),
+    ("bindeploy", "SaturatingBinaryLinearThreshold"): partial(
+        convolutions.binary_linear, op="saturating_conv_threshold"
+    ),
     ("bindeploy", "BinaryMaxPool2d"): pools.binary_max_pool2d,
     ("bindeploy", "Int8Conv2d"): partial(int8.int8_conv2d, op="int8_conv"),
     ("bindeploy", "Int8Conv2dThreshold"): partial(int8.int8_conv2d, op="int8_conv_threshold"),

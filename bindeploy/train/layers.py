@@ -150,6 +150,12 @@ class _Binary(nn.Module):
             values = saturate(weight / alpha) * self._by_channel(alpha.flatten())
         return exact + (values - exact).detach()
 
+    def _operator_of(self, signs: Callable, saturating: Callable, floats: Callable) -> Callable:
+        """The hard operator of this mode: of signs, with exact sums or not, or of floats."""
+        if not self.mode.binary_input:
+            return floats
+        return signs if self.mode.accumulator_bits is None else saturating
+
     def _hard_weight(self):
         return self.standardized if self.quantizer.standardize else self.weight
 
@@ -220,12 +226,10 @@ class BinaryConv2d(_Binary, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.hard:
             return self._soft(x)
-        if self.mode.accumulator_bits is not None:
-            dot = self.dot(x).to(self.scale.dtype)
-            return self._by_channel(self.scale) * dot + self._by_channel(self._hard_bias())
         geometry = list(self.stride), self.pads, list(self.dilation), self.groups, self.pad_value
-        binary = self.mode.binary_input
-        operator = operators.binary_conv2d if binary else operators.binary_weight_conv2d
+        operator = self._operator_of(
+            operators.binary_conv2d, operators.saturating_conv2d, operators.binary_weight_conv2d
+        )
         weight, bias = self._hard_weight(), self._hard_bias()
         return operator(self.hard_input(x), weight, self.scale, bias, *geometry)
 
@@ -284,10 +288,9 @@ class BinaryLinear(_Binary, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not self.hard:
             return self._soft(x)
-        if self.mode.accumulator_bits is not None:
-            return self.scale * self.dot(x).to(self.scale.dtype) + self._hard_bias()
-        binary = self.mode.binary_input
-        operator = operators.binary_linear if binary else operators.binary_weight_linear
+        operator = self._operator_of(
+            operators.binary_linear, operators.saturating_linear, operators.binary_weight_linear
+        )
         return operator(self.hard_input(x), self._hard_weight(), self.scale, self._hard_bias())
 
     def _soft(self, x: Tensor) -> Tensor:

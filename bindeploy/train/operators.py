@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from bindeploy.train import saturation
 from bindeploy.train.quantizers import sign
 
 
@@ -87,6 +88,30 @@ def binary_weight_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor)
     return scale * functional.linear(x, sign(weight)) + bias
 
 
+@torch.library.custom_op("bindeploy::saturating_conv2d", mutates_args=())
+def saturating_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    group: int,
+    pad_value: float,
+) -> Tensor:
+    """As `binary_conv2d`, with sums of 8 bits."""
+    padded = pad(sign(x), pads, pad_value)
+    dot = saturation.conv2d(padded, sign(weight), strides, dilations, group)
+    return _per_channel(scale) * dot + _per_channel(bias)
+
+
+@torch.library.custom_op("bindeploy::saturating_linear", mutates_args=())
+def saturating_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """As `binary_linear`, with sums of 8 bits."""
+    return scale * saturation.linear(sign(x), sign(weight)) + bias
+
+
 @torch.library.custom_op("bindeploy::binary_sign", mutates_args=())
 def binary_sign(x: Tensor) -> Tensor:
     """+1 where `x >= 0`, else -1."""
@@ -109,6 +134,7 @@ def quantize_int8(x: Tensor, scale: Tensor) -> Tensor:
 
 @binary_conv2d.register_fake
 @binary_weight_conv2d.register_fake
+@saturating_conv2d.register_fake
 def _conv2d_shape(x, weight, scale, bias, strides, pads, dilations, group, pad_value):
     top, left, bottom, right = pads
     spans = [d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True)]
@@ -119,6 +145,7 @@ def _conv2d_shape(x, weight, scale, bias, strides, pads, dilations, group, pad_v
 
 @binary_linear.register_fake
 @binary_weight_linear.register_fake
+@saturating_linear.register_fake
 def _linear_shape(x, weight, scale, bias):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 

@@ -81,6 +81,8 @@ TRANSLATIONS: dict[Callable, Callable] = {
     operators.binary_weight_conv2d._opoverload: _convolution("BinaryWeightConv2d"),
     operators.binary_linear._opoverload: _linear("BinaryLinear"),
     operators.binary_weight_linear._opoverload: _linear("BinaryWeightLinear"),
+    operators.saturating_conv2d._opoverload: _convolution("SaturatingBinaryConv2d"),
+    operators.saturating_linear._opoverload: _linear("SaturatingBinaryLinear"),
     operators.binary_sign._opoverload: _sign(),
     operators.quantize_int8._opoverload: _quantize_int8(),
 }
@@ -118,10 +120,9 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
 
     `example` is an input [N, ...]; the first axis becomes the dynamic batch. The graph's input is
     called "input", its output "logits"; opset 20, IR version 10. A module that torch cannot trace,
-    that does not run on `example`, that works for one size of the batch alone, that calls a binary
-    layer twice, or that has a layer of a mode which no engine runs, raises BindeployError.
+    that does not run on `example`, that works for one size of the batch alone, or that calls a
+    binary layer twice, raises BindeployError.
     """
-    _refuse_narrow_accumulators(model)
     hard = harden(copy.deepcopy(model).cpu().eval())
     example = example.cpu()
     if len(example) < 2:
@@ -161,17 +162,6 @@ def export(model: nn.Module, example: Tensor) -> ir.Model:
     dialect.attach_functions(graph)
     dialect.verify(graph)
     return graph
-
-
-def _refuse_narrow_accumulators(model: nn.Module) -> None:
-    """An engine's sums are exact; a layer that was trained on saturated ones needs its own."""
-    for name, layer in binary_layers(model):
-        bits = layer.mode.accumulator_bits
-        if bits is not None:
-            raise BindeployError(
-                f"layer `{name}` of mode `{layer.mode.name}` sums in {bits} bits, which no engine "
-                "does: evaluate it in torch, or train mode `bwa`"
-            )
 
 
 @torch.no_grad()

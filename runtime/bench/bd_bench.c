@@ -133,13 +133,21 @@ static void record_tile(void *user, size_t node, size_t first_pixel, size_t pixe
                filters * sizeof *dots);
 }
 
+static int gives_integers(const char *op) {
+    static const char *const ops[] = {"binary_conv", "binary_conv_threshold", "saturating_conv",
+                                      "saturating_conv_threshold"};
+    int gives = 0;
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
+        gives |= strcmp(op, ops[i]) == 0;
+    return gives;
+}
+
 static struct integers observe(bd_model *model, size_t nodes) {
     struct integers integers = {.model = model, .nodes = nodes, .maps = allocate(nodes, sizeof(int32_t *))};
     for (size_t i = 0; i < nodes; i++) {
         bd_node node;
         bd_node_at(model, i, &node);
-        int binary = strcmp(node.op, "binary_conv") == 0 || strcmp(node.op, "binary_conv_threshold") == 0;
-        if (binary)
+        if (gives_integers(node.op))
             integers.maps[i] = allocate(elements(node.output_shape), sizeof(int32_t));
     }
     return integers;

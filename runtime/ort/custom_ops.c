@@ -21,6 +21,10 @@ static const struct bd_layer_kind kinds[] = {
     {"Int8Conv2dThreshold", BD_CONVOLUTION, BD_OP_int8_conv_threshold, BD_F32, BD_BITS, INT8_THRESHOLD},
     {"Int8Linear", BD_LINEAR, BD_OP_int8_conv, BD_F32, BD_F32, INT8_AFFINE},
     {"Int8LinearThreshold", BD_LINEAR, BD_OP_int8_conv_threshold, BD_F32, BD_BITS, INT8_THRESHOLD},
+    {"SaturatingBinaryConv2d", BD_CONVOLUTION, BD_OP_saturating_conv, BD_BITS, BD_F32, AFFINE},
+    {"SaturatingBinaryConv2dThreshold", BD_CONVOLUTION, BD_OP_saturating_conv_threshold, BD_BITS, BD_BITS, THRESHOLD},
+    {"SaturatingBinaryLinear", BD_LINEAR, BD_OP_saturating_conv, BD_BITS, BD_F32, AFFINE},
+    {"SaturatingBinaryLinearThreshold", BD_LINEAR, BD_OP_saturating_conv_threshold, BD_BITS, BD_BITS, THRESHOLD},
     {"BinaryMaxPool2d", BD_POOL, BD_OP_binary_max_pool, BD_BITS, BD_BITS, .constants = {BD_I8}},
 };
 

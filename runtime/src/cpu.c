@@ -41,7 +41,8 @@ static int has_avx512(void) {
     unsigned a, b, c, d;
     if (!has_avx2() || !saves(xmm_ymm_zmm_masks) || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return 0;
-    return (b & wanted) == wanted && (c & bit_AVX512VPOPCNTDQ) && (c & bit_AVX512VNNI);
+    const unsigned counts = bit_AVX512VPOPCNTDQ | bit_AVX512BITALG | bit_AVX512VNNI;
+    return (b & wanted) == wanted && (c & counts) == counts;
 }
 #endif
 

@@ -65,6 +65,7 @@ struct bd_tiled {
     size_t pointers;    /* of floats: those of a tile, MR for each tap or row of taps */
     ptrdiff_t *offsets; /* [taps][MR]: bytes from a tile's first row, of its first pixel and tap, to each of its rows */
     struct bd_window_word *window_words; /* of bits: [taps][words of a group] */
+    int8_t *depths;                      /* of sums of 8 bits: [taps][words of a group], the channels of each word */
     size_t tile_bytes;                   /* what the kernel reads of MR pixels */
     size_t words;                        /* of bits: what one pixel or filter has in a tile, all its taps */
     int copies;                          /* whether tiles are the pixels of the source in order, without padding */

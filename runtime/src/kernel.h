@@ -79,6 +79,19 @@ typedef void bd_igemm_i32_function(size_t quads, const uint8_t *tile, const int8
 /* The same with MR = 1. */
 typedef bd_igemm_i32_function bd_igemv_i32_function;
 
+/* Sums of 8 bits that saturate. From start[m * out_stride + n] on, which fits them, or from 0 where start is NULL, for
+ * one k < words after the other
+ *     sum = min(max(sum + depths[k] - 2 * popcount(word k of pixel m ^ word k of filter n), -128), 127)
+ * and out[m * out_stride + n] = sum; out may be start. Words have 32 bits. tile[k * MR + m] is a word twice, so that
+ * the four bytes from its byte v on are the word turned by v bytes. weights[(k * 4 + v) * NR + n] is byte (n + v) % 4
+ * of a word: any four filters beside each other meet the same turned word, each a byte of its own that is not the one
+ * of its neighbours, and in four turns all of them. */
+typedef void bd_sgemm_i32_function(size_t words, const int8_t *depths, const uint64_t *tile, const uint8_t *weights,
+                                   const int32_t *start, int32_t *out, size_t out_stride);
+
+/* The same with MR = 1. */
+typedef bd_sgemm_i32_function bd_sgemv_i32_function;
+
 /* bits[p * ceil(channels / 64) + k]: bit c % 64 of word c / 64 is 1 where !(values[p * channels + c] >= 0) */
 typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float *values, uint64_t *bits);
 
@@ -183,6 +196,8 @@ struct bd_kernel {
         bd_wgemv_i32_function *wgemv_i32;
         bd_igemm_i32_function *igemm_i32;
         bd_igemv_i32_function *igemv_i32;
+        bd_sgemm_i32_function *sgemm_i32;
+        bd_sgemv_i32_function *sgemv_i32;
         bd_binarize_b1_function *binarize_b1;
         bd_binarize_planes_b1_function *binarize_planes_b1;
         bd_affine_f32_function *affine_f32;

@@ -54,10 +54,11 @@ struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
     int32_t pads[4];      /* top, left, bottom, right; crop_pad uses the first two, negative to crop */
     int32_t dilations[2]; /* of convolutions; pools have none */
     int32_t group;
-    int32_t pad_value; /* binary convolutions: 1 or 0 */
+    int32_t pad_value; /* binary and saturating convolutions: 1 or 0 */
     int32_t channel_offset;
     uint32_t flags;
-    float minimum; /* clamp of binary_conv, binary_weight_conv, conv, int8_conv, affine, add, clip and prelu: */
+    float minimum; /* clamp of binary_conv, saturating_conv, binary_weight_conv, conv, int8_conv, affine, add, clip and
+                      prelu: */
     float maximum; /* -inf and +inf where there is none; minimum <= maximum */
 };
 

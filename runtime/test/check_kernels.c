@@ -103,6 +103,8 @@ int main(void) {
                   {"wgemv", check_wgemm},
                   {"igemm", check_igemm},
                   {"igemv", check_igemm},
+                  {"sgemm", check_sgemm},
+                  {"sgemv", check_sgemm},
                   {"tables", check_tables},
                   {"map", check_map},
                   {"softmax", check_softmax},

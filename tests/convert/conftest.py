@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from bindeploy.convert import dialect
 from bindeploy.convert.engines import run_numpy, run_onnxruntime
 from bindeploy.convert.pipeline import convert
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Sketch:

@@ -26,11 +26,15 @@ from bindeploy.emit.plan_bytes import plan_bytes
 LARGEST_BODY = 2500
 """Bytes of one function body; a file has a handful."""
 
+LARGEST_OF_PICTURES = 3800
+"""Of a convolution whose body has no Conv, since its sums saturate on the way."""
+
 
 @pytest.mark.parametrize("op", dialect.OPS.values(), ids=lambda op: "::".join(op.key))
 def test_a_function_body_is_small_and_says_every_constant_once(op):
     body = ir.serde.serialize_function(dialect.function(op))
-    assert body.ByteSize() < LARGEST_BODY
+    largest = LARGEST_OF_PICTURES if op.name.startswith("SaturatingBinaryConv") else LARGEST_BODY
+    assert body.ByteSize() < largest
     constants = [
         node.attribute[0].t.raw_data
         + bytes([node.attribute[0].t.data_type])

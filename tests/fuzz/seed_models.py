@@ -62,6 +62,15 @@ def latent_network(opset=20):
     return proto
 
 
+def saturating_network():
+    """The same with sums of 8 bits."""
+    proto = latent_network()
+    for each in proto.graph.node:
+        if each.op_type in ("BinaryConv2d", "BinaryLinear"):
+            each.op_type = f"Saturating{each.op_type}"
+    return proto
+
+
 def foreign_network(opset=20):
     constants = {
         "zero": np.float32(0), "one": np.float32(1), "minus": np.float32(-1),
@@ -152,6 +161,7 @@ def structured_network():
 MODELS = {
     "latent": latent_network(),
     "latent, opset 15": latent_network(15),
+    "saturating": saturating_network(),
     "foreign": foreign_network(),
     "foreign, opset 24": foreign_network(24),
     "quantized": quantized_network(),

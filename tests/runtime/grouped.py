@@ -47,5 +47,5 @@ def layer(
     if residual:
         shortcut = plan.activation("shortcut", out)
         inputs.append(plan.node("crop_pad", (tensor,), shortcut, channel_offset=1))
-    y = plan.activation("y", out, BITS if op == "binary_conv_threshold" else F32)
+    y = plan.activation("y", out, BITS if op.endswith("_threshold") else F32)
     return plan, plan.node(op, tuple(inputs), y, **window.settings(), **settings)

@@ -94,6 +94,8 @@ def test_groups_residuals_and_thresholds(
     cases = {
         "binary_conv": ((weights, *affine), {"residual": True, "minimum": -3.0}),
         "binary_conv_threshold": ((weights, threshold, direction), {"pad_value": 0}),
+        "saturating_conv": ((weights, *affine), {"residual": True, "pad_value": 0}),
+        "saturating_conv_threshold": ((weights, threshold, direction), {}),
     }
     for op, (constants, settings) in cases.items():
         plan = finish(*layer(op, x, constants, WINDOW, group=group, **settings))

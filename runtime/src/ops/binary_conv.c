@@ -2,6 +2,7 @@
  *
  *   dot = K - 2 popcount(a xor w)      K channels of a group times taps, padded taps read +1
  *   dot -= sum over padded taps of (C - 2 popcount(w[tap]))      where a padded tap adds nothing (pad_value 0) */
+#include "binary_conv.h"
 #include "binary_tiles.h"
 #include "depthwise.h"
 
@@ -23,12 +24,12 @@ static int check_maps(const struct bd_step *step, char *error) {
     return bd_check_vector(step, 2, length, error) || bd_check_vector(step, 3, length, error);
 }
 
-static int check_binary_conv(struct bd_step *step, char *error) {
+int bd_check_binary_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || check_pad_value(step, error) || check_maps(step, error) ||
            bd_check_residual(step, 4, error) || bd_check_clamp(step, error);
 }
 
-static int check_binary_conv_threshold(struct bd_step *step, char *error) {
+int bd_check_binary_conv_threshold(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || check_pad_value(step, error) ||
            bd_check_vector(step, 2, step->tiled.filters, error) ||
            bd_check_directions(step, 3, step->tiled.filters, error);
@@ -42,13 +43,17 @@ static const struct bd_kernel *find_fused(const struct bd_step *step) {
     return fused != NULL && fused->mr == kernel->mr && fused->nr == kernel->nr ? fused : NULL;
 }
 
-static void prepare_thresholds(struct bd_model *model, struct bd_step *step) {
+void bd_prepare_flips(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
-    bd_prepare_bits(model, step);
-    step->fused = find_fused(step);
     tiled->flips = bd_take(&model->tables, bd_words(tiled->filters) * sizeof(uint64_t));
     if (model->memory != NULL)
         bd_pack_directions((size_t)tiled->filters, step->in[3]->data, tiled->flips);
+}
+
+static void prepare_thresholds(struct bd_model *model, struct bd_step *step) {
+    bd_prepare_bits(model, step);
+    step->fused = find_fused(step);
+    bd_prepare_flips(model, step);
 }
 
 static void subtract(size_t count, const int32_t *restrict from, int32_t *restrict to) {
@@ -104,7 +109,7 @@ static void map_twice(const struct bd_step *step, const struct bd_strip *strip, 
                                  -INFINITY, INFINITY, y, stride);
 }
 
-static void to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+void bd_sums_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     show(model, step, strip);
     const float *residual = bd_floats_at(step, step->in[4], strip);
     float *y = bd_floats_at(step, step->out, strip);
@@ -130,7 +135,7 @@ static struct field field_of(const struct bd_step *step, const struct bd_strip *
 }
 
 /* The filters of a word come one after the other, from its lowest bit on; those of a group may end inside a word. */
-static void to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+void bd_sums_to_bits(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     show(model, step, strip);
     const int32_t *dots = strip->sums;
     for (size_t done = 0; done < strip->filters;) {
@@ -143,7 +148,7 @@ static void to_bits(const struct bd_model *model, const struct bd_step *step, co
 
 static void strip_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     multiply(step, strip);
-    to_floats(model, step, strip);
+    bd_sums_to_floats(model, step, strip);
 }
 
 /* Whether nobody wants the integers of these tiles, and their bits go into one word of each pixel. */
@@ -190,7 +195,7 @@ static void strip_to_bits(const struct bd_model *model, const struct bd_step *st
             fuse(step, &part);
         } else {
             multiply(step, &part);
-            to_bits(model, step, &part);
+            bd_sums_to_bits(model, step, &part);
         }
     }
 }
@@ -198,7 +203,7 @@ static void strip_to_bits(const struct bd_model *model, const struct bd_step *st
 static void run_binary_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_floats};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_bits(model, step, worker, to_floats);
+        bd_convolve_depthwise_bits(model, step, worker, bd_sums_to_floats);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -207,7 +212,7 @@ static void run_binary_conv_threshold(const struct bd_model *model, const struct
                                       const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_pack_words, bd_block_weights, strip_to_bits};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_bits(model, step, worker, to_bits);
+        bd_convolve_depthwise_bits(model, step, worker, bd_sums_to_bits);
     else
         bd_convolve(model, step, worker, &convolution);
 }
@@ -226,7 +231,7 @@ const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
                                                     .transform_op = "affine",
                                                     .transform_out = "f32",
                                                     .after_op = "faffine",
-                                                    .check = check_binary_conv,
+                                                    .check = bd_check_binary_conv,
                                                     .prepare = bd_prepare_bits,
                                                     .before = bd_lay_planes,
                                                     .run = run_binary_conv};
@@ -242,7 +247,7 @@ const struct bd_operator bd_operator_binary_conv_threshold = {.name = "binary_co
                                                               .depthwise_op = "bdepthwise",
                                                               .transform_op = "threshold",
                                                               .transform_out = "b1",
-                                                              .check = check_binary_conv_threshold,
+                                                              .check = bd_check_binary_conv_threshold,
                                                               .prepare = prepare_thresholds,
                                                               .before = bd_lay_planes,
                                                               .run = run_binary_conv_threshold};
