@@ -52,13 +52,14 @@ BD_INLINE vector combine(enum combination kind, vector sum, vector factors, vect
     return kind == MAXIMUM ? larger(values, sum) : sum + values;
 }
 
-/* NULL is nothing: no factor, no residual. */
+/* NULL is nothing: no factor, no term. */
 BD_INLINE vector affine(vector value, const float *scale, const float *bias, const float *residual, size_t count) {
     if (scale != NULL) {
         value = load(scale, count) * value;
         ROUND_PRODUCT(value);
     }
-    value = value + load(bias, count);
+    if (bias != NULL)
+        value = value + load(bias, count);
     return residual == NULL ? value : value + load(residual, count);
 }
 
@@ -238,21 +239,21 @@ BD_INLINE void affine_line(size_t filters, const float *values, const float *sca
                            const float *residual, vector minimum, vector maximum, float *out) {
     size_t n = 0;
     for (; n + LANES <= filters; n += LANES)
-        affine_some(LANES, values + n, behind(scale, n), bias + n, behind(residual, n), minimum, maximum, out + n);
+        affine_some(LANES, values + n, behind(scale, n), behind(bias, n), behind(residual, n), minimum, maximum,
+                    out + n);
     if (n < filters)
-        affine_some(filters - n, values + n, behind(scale, n), bias + n, behind(residual, n), minimum, maximum,
+        affine_some(filters - n, values + n, behind(scale, n), behind(bias, n), behind(residual, n), minimum, maximum,
                     out + n);
 }
 
-/* Five loops without a question in them; what every compiler makes of the first is as fast as can be. */
+/* Five loops without a question in them. */
 void FAFFINE_NAME(size_t pixels, size_t filters, const float *values, size_t values_stride, const float *scale,
                   const float *bias, const float *residual, float minimum, float maximum, float *out,
                   size_t out_stride) {
     const vector lowest = spread(minimum), highest = spread(maximum);
     for (size_t m = 0; m < pixels; m++, values += values_stride, out += out_stride) {
         if (bias == NULL)
-            for (size_t n = 0; n < filters; n++)
-                out[n] = bd_clamp(values[n], minimum, maximum);
+            affine_line(filters, values, NULL, NULL, NULL, lowest, highest, out);
         else if (scale == NULL && residual == NULL)
             affine_line(filters, values, NULL, bias, NULL, lowest, highest, out);
         else if (scale == NULL)
