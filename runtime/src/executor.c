@@ -90,6 +90,10 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
             step->transform = bd_choose(transform_of(step), step->op->transform_out, isa);
         if (step->op->after_op != NULL)
             step->after = bd_choose(step->op->after_op, "f32", isa);
+        if (step->op->rectifier > 0 && step->in[step->op->rectifier] != NULL) {
+            step->rectify = bd_choose("fprelu", "f32", isa);
+            step->map_prelu = bd_choose("affine_prelu", "f32", isa);
+        }
     }
     return 0;
 }

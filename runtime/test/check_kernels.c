@@ -94,6 +94,7 @@ int main(void) {
                   {"peak", check_peak},
                   {"faffine", check_lines},
                   {"fprelu", check_lines},
+                  {"affine_prelu", check_affine_prelu},
                   {"fdepthwise", check_windows},
                   {"bdepthwise", check_bit_windows},
                   {"fmax", check_windows},

@@ -100,7 +100,7 @@ def test_the_unchanged_plan_loads(open_plan: Open) -> None:
 
 HEADER_CASES = {
     "magic": (0, b"ELF", "not a plan"),
-    "version": (8, struct.pack("<I", 2), "version 2"),
+    "version": (8, struct.pack("<I", 1), "version 1, and this library reads version 2: emit"),
     "checksum": (12, b"\0\0\0\0", "checksum"),
     "file_bytes": (16, struct.pack("<Q", len(PLAN) + 64), f"{len(PLAN) + 64} bytes"),
     "arena_bytes": (24, struct.pack("<Q", 2**60), "arena"),

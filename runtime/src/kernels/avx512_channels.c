@@ -17,6 +17,7 @@
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__avx512
 #define FPRELU_NAME bd_fprelu_f32_1x1__avx512
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__avx512
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__avx512
 #define FMAX_NAME bd_fmax_f32_1x1__avx512
 #define FMEAN_NAME bd_fmean_f32_1x1__avx512

@@ -1,6 +1,6 @@
 /* Kernels that treat every channel by itself, written once: an ISA file says what a vector is and includes this.
  *
- *   FAFFINE_NAME, FPRELU_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME     the functions
+ *   FAFFINE_NAME, FPRELU_NAME, AFFINE_PRELU_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME     the functions
  *   LANES, vector            floats in a vector; a type with the operators of GCC's vector extension
  *   load_some(from, count), store_some(to, values, count)     count < LANES; no lane past them is read or written
  *   multiply_add(sum, a, b)  sum + a * b, fused or not
@@ -16,6 +16,11 @@
  * enough for 16 registers. Its lines of the input lie side by side in pairs, for where a pixel's channels are a power
  * of two, all pixels share a few sets of the first-level cache. */
 enum { PIXELS = 4, PAIR = 2, WIDE = 4, SUMS = 8 };
+
+/* Pixels that are rectified at once. */
+enum { RECTIFIED = 16 };
+
+typedef int32_t integers __attribute__((vector_size(sizeof(vector))));
 
 enum combination { PRODUCTS, MAXIMUM, MEAN };
 
@@ -151,20 +156,100 @@ void FAFFINE_NAME(size_t pixels, size_t filters, const float *values, size_t val
     }
 }
 
-void FPRELU_NAME(size_t pixels, size_t filters, const float *values, const float *slope, const float *before,
-                 const float *after, float minimum, float maximum, float *out) {
+/* (s < 0 ? slope * s : s) + after */
+BD_INLINE vector rectified(vector shifted, vector slope, vector after) {
+    vector product = slope * shifted;
+    ROUND_PRODUCT(product);
+    return if_negative(shifted, product, shifted) + after;
+}
+
+/* `count` <= LANES channels of some pixels: their parameters stay in registers. */
+BD_INLINE void rectify(size_t pixels, size_t count, const float *values, size_t values_stride, const float *residual,
+                       vector slope, vector before, vector after, vector minimum, vector maximum, float *out,
+                       size_t out_stride) {
+    for (size_t m = 0; m < pixels; m++) {
+        vector value = load(values + m * values_stride, count);
+        if (residual != NULL)
+            value = value + load(residual + m * out_stride, count);
+        store(out + m * out_stride, clamp(rectified(value + before, slope, after), minimum, maximum), count);
+    }
+}
+
+/* Whole vectors and none have loops of their own; so has a residual. */
+BD_INLINE void rectify_pixels(size_t pixels, size_t filters, const float *values, size_t values_stride,
+                              const float *residual, const float *slope, const float *before, const float *after,
+                              vector minimum, vector maximum, float *out, size_t out_stride) {
+    size_t n = 0;
+    for (; n < filters; n += LANES) {
+        size_t count = filters - n < LANES ? filters - n : LANES;
+        vector factors = load(slope + n, count), shift = before == NULL ? -(vector){0} : load(before + n, count);
+        vector terms = after == NULL ? (vector){0} : load(after + n, count);
+        if (count == LANES)
+            rectify(pixels, LANES, values + n, values_stride, residual == NULL ? NULL : residual + n, factors, shift,
+                    terms, minimum, maximum, out + n, out_stride);
+        else
+            rectify(pixels, count, values + n, values_stride, residual == NULL ? NULL : residual + n, factors, shift,
+                    terms, minimum, maximum, out + n, out_stride);
+    }
+}
+
+/* Few pixels at a time, so that what their vectors share of a cache line is still there. */
+void FPRELU_NAME(size_t pixels, size_t filters, const float *values, size_t values_stride, const float *residual,
+                 const float *slope, const float *before, const float *after, float minimum, float maximum, float *out,
+                 size_t out_stride) {
     const vector lowest = spread(minimum), highest = spread(maximum);
     size_t some;
-    for (size_t m = 0; m < pixels; m++, values += filters, out += filters)
-        for (size_t n = 0; n < filters; n += some) {
-            some = filters - n < LANES ? filters - n : LANES;
-            vector shifted = load(values + n, some);
-            if (before != NULL)
-                shifted = shifted + load(before + n, some);
-            vector product = load(slope + n, some) * shifted;
-            ROUND_PRODUCT(product);
-            vector rectified = if_negative(shifted, product, shifted);
-            rectified = rectified + (after == NULL ? (vector){0} : load(after + n, some));
-            store(out + n, clamp(rectified, lowest, highest), some);
+    for (; pixels > 0; pixels -= some, values += some * values_stride, out += some * out_stride) {
+        some = pixels < RECTIFIED ? pixels : RECTIFIED;
+        if (residual == NULL) {
+            rectify_pixels(some, filters, values, values_stride, NULL, slope, before, after, lowest, highest, out,
+                           out_stride);
+            continue;
         }
+        rectify_pixels(some, filters, values, values_stride, residual, slope, before, after, lowest, highest, out,
+                       out_stride);
+        residual += some * out_stride;
+    }
+}
+
+BD_INLINE vector floats_of(const int32_t *from, size_t count) {
+    integers values = {0};
+    memcpy(&values, from, count * sizeof *from);
+    return __builtin_convertvector(values, vector);
+}
+
+/* `count` <= LANES filters of some pixels. */
+BD_INLINE void map_and_rectify(size_t pixels, size_t count, const int32_t *dots, size_t dots_stride, const float *scale,
+                               const float *bias, vector minimum, vector maximum, const float *residual,
+                               const float *slope, const float *before, const float *after, float *out,
+                               size_t out_stride) {
+    const vector factors = load(scale, count), terms = load(bias, count), slopes = load(slope, count);
+    const vector first_terms = load(before, count), last_terms = load(after, count);
+    for (size_t m = 0; m < pixels; m++) {
+        vector value = factors * floats_of(dots + m * dots_stride, count);
+        ROUND_PRODUCT(value);
+        value = clamp(value + terms, minimum, maximum);
+        if (residual != NULL)
+            value = value + load(residual + m * out_stride, count);
+        store(out + m * out_stride, rectified(value + first_terms, slopes, last_terms), count);
+    }
+}
+
+void AFFINE_PRELU_NAME(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride, const float *scale,
+                       const float *bias, float minimum, float maximum, const float *residual, const float *slope,
+                       const float *before, const float *after, float *out, size_t out_stride) {
+    const vector lowest = spread(minimum), highest = spread(maximum);
+    for (size_t n = 0; n < filters; n += LANES) {
+        size_t count = filters - n < LANES ? filters - n : LANES;
+        if (count < LANES)
+            map_and_rectify(pixels, count, dots + n, dots_stride, scale + n, bias + n, lowest, highest,
+                            residual == NULL ? NULL : residual + n, slope + n, before + n, after + n, out + n,
+                            out_stride);
+        else if (residual == NULL)
+            map_and_rectify(pixels, LANES, dots + n, dots_stride, scale + n, bias + n, lowest, highest, NULL, slope + n,
+                            before + n, after + n, out + n, out_stride);
+        else
+            map_and_rectify(pixels, LANES, dots + n, dots_stride, scale + n, bias + n, lowest, highest, residual + n,
+                            slope + n, before + n, after + n, out + n, out_stride);
+    }
 }

@@ -17,6 +17,7 @@
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__scalar
 #define FPRELU_NAME bd_fprelu_f32_1x1__scalar
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__scalar
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__scalar
 #define FMAX_NAME bd_fmax_f32_1x1__scalar
 #define FMEAN_NAME bd_fmean_f32_1x1__scalar
