@@ -172,6 +172,7 @@ struct bd_operator {
     const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
     const char *depthwise_op; /* in place of kernel_op where each channel is a group of its own; NULL where none is */
+    const char *bounded_op;   /* in place of kernel_op where there is an input 1; NULL where there is none */
     const char *lookup_out;   /* in place of both a wgemm or wgemv of this output, where this CPU has one; or NULL */
     const char *tables_out;   /* its tables */
     const char *transform_op; /* "affine", "threshold" or NULL */

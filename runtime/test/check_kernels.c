@@ -89,6 +89,7 @@ int main(void) {
                   {"fgemm", check_fgemm},
                   {"binarize", check_binarize},
                   {"binarize_planes", check_binarize_planes},
+                  {"binarize_within", check_binarize_within},
                   {"affine", check_affine},
                   {"threshold", check_threshold},
                   {"peak", check_peak},

@@ -229,6 +229,26 @@ def test_a_bit_beyond_the_channels_is_refused(open_plan: Open) -> None:
     assert "beyond channel 31" in refusal(open_plan, plan.to_bytes())
 
 
+BOUNDS = {
+    "one alone": ([0.0, 1.0], None, "it has one bound: two or none are possible"),
+    "too few": ([0.0], [1.0, 2.0], "[1,1,1,1], and [2,1,1,1] is needed"),
+    "no number": ([0.0, 1.0], [1.0, math.nan], "bound `highest` of channel 1 is no number"),
+}
+
+
+@pytest.mark.parametrize(("lowest", "highest", "part"), BOUNDS.values(), ids=BOUNDS)
+def test_bounds_of_a_sign_that_are_none_are_refused(
+    open_plan: Open, lowest: list[float], highest: list[float] | None, part: str
+) -> None:
+    plan = Plan()
+    plan.input = plan.activation("input", (1, 1, 3, 2))
+    above = None if highest is None else plan.constant("highest", np.float32(highest))
+    inputs = (plan.input, plan.constant("lowest", np.float32(lowest)), above)
+    signs = plan.node("binarize", inputs, plan.activation("signs", (1, 1, 3, 2), BITS))
+    plan.output = plan.node("unpack", (signs,), plan.activation("output", (1, 1, 3, 2)))
+    assert part in refusal(open_plan, plan.to_bytes())
+
+
 SCALES = {
     "zero": ([0.0], "scale is 0"),
     "negative zero": ([-0.0], "scale is -0"),

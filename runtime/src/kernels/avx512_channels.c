@@ -18,6 +18,7 @@
 #define FAFFINE_NAME bd_faffine_f32_1x1__avx512
 #define FPRELU_NAME bd_fprelu_f32_1x1__avx512
 #define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__avx512
+#define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__avx512
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__avx512
 #define FMAX_NAME bd_fmax_f32_1x1__avx512
 #define FMEAN_NAME bd_fmean_f32_1x1__avx512
@@ -51,6 +52,11 @@ BD_INLINE vector smaller(vector a, vector b) {
 
 BD_INLINE vector if_negative(vector test, vector a, vector b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_LT_OQ), b, a);
+}
+
+BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
+    __mmask16 inside = _mm512_cmp_ps_mask(values, lowest, _CMP_GE_OQ);
+    return (uint16_t)~_mm512_mask_cmp_ps_mask(inside, values, highest, _CMP_LE_OQ);
 }
 
 #include "channels.h"

@@ -1,12 +1,13 @@
 /* Kernels that treat every channel by itself, written once: an ISA file says what a vector is and includes this.
  *
- *   FAFFINE_NAME, FPRELU_NAME, AFFINE_PRELU_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME     the functions
- *   LANES, vector            floats in a vector; a type with the operators of GCC's vector extension
+ *   FAFFINE_NAME, FPRELU_NAME, AFFINE_PRELU_NAME, BINARIZE_WITHIN_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME     the
+ * functions LANES, vector            floats in a vector; a type with the operators of GCC's vector extension
  *   load_some(from, count), store_some(to, values, count)     count < LANES; no lane past them is read or written
  *   multiply_add(sum, a, b)  sum + a * b, fused or not
  *   larger(a, b)             a > b ? a : b, lane by lane
  *   smaller(a, b)            a < b ? a : b
  *   if_negative(test, a, b)  test < 0 ? a : b
+ *   outside(x, low, high)    bit i is 1 where !(low <= x && x <= high) in lane i
  *   ROUND_PRODUCT(product)   as BD_ROUND_PRODUCT does */
 #include "tile.h"
 
@@ -17,8 +18,8 @@
  * of two, all pixels share a few sets of the first-level cache. */
 enum { PIXELS = 4, PAIR = 2, WIDE = 4, SUMS = 8 };
 
-/* Pixels that are rectified at once. */
-enum { RECTIFIED = 16 };
+/* Pixels whose parameters are read together. */
+enum { TOGETHER = 16 };
 
 typedef int32_t integers __attribute__((vector_size(sizeof(vector))));
 
@@ -200,7 +201,7 @@ void FPRELU_NAME(size_t pixels, size_t filters, const float *values, size_t valu
     const vector lowest = spread(minimum), highest = spread(maximum);
     size_t some;
     for (; pixels > 0; pixels -= some, values += some * values_stride, out += some * out_stride) {
-        some = pixels < RECTIFIED ? pixels : RECTIFIED;
+        some = pixels < TOGETHER ? pixels : TOGETHER;
         if (residual == NULL) {
             rectify_pixels(some, filters, values, values_stride, NULL, slope, before, after, lowest, highest, out,
                            out_stride);
@@ -251,5 +252,41 @@ void AFFINE_PRELU_NAME(size_t pixels, size_t filters, const int32_t *dots, size_
         else
             map_and_rectify(pixels, LANES, dots + n, dots_stride, scale + n, bias + n, lowest, highest, residual + n,
                             slope + n, before + n, after + n, out + n, out_stride);
+    }
+}
+
+/* `count` <= 64 channels of one pixel; lanes past them are not read, and their bits are 0. */
+BD_INLINE uint64_t word_within(size_t count, const float *values, const float *lowest, const float *highest) {
+    uint64_t word = 0;
+    size_t c = 0;
+    for (; c + LANES <= count; c += LANES)
+        word |= outside(load(values + c, LANES), load(lowest + c, LANES), load(highest + c, LANES)) << c;
+    if (c < count)
+        word |= (outside(load(values + c, count - c), load(lowest + c, count - c), load(highest + c, count - c)) &
+                 ((UINT64_C(1) << (count - c)) - 1))
+                << c;
+    return word;
+}
+
+/* One word of each of some pixels. */
+BD_INLINE void words_within(size_t pixels, size_t count, size_t channels, const float *values, const float *lowest,
+                            const float *highest, uint64_t *bits) {
+    for (size_t p = 0; p < pixels; p++)
+        bits[p * ((channels + 63) / 64)] = word_within(count, values + p * channels, lowest, highest);
+}
+
+/* Few pixels at a time, whose bounds stay in registers where those are many. */
+void BINARIZE_WITHIN_NAME(size_t pixels, size_t channels, const float *values, const float *lowest,
+                          const float *highest, uint64_t *bits) {
+    size_t words = (channels + 63) / 64, some;
+    for (; pixels > 0; pixels -= some, values += some * channels, bits += some * words) {
+        some = pixels < TOGETHER ? pixels : TOGETHER;
+        for (size_t c = 0; c < channels; c += 64)
+            if (channels - c >= 64)
+                words_within(some, 64, channels, values + c, lowest + c, highest + c, bits + c / 64);
+            else if (channels - c == 32)
+                words_within(some, 32, channels, values + c, lowest + c, highest + c, bits + c / 64);
+            else
+                words_within(some, channels - c, channels, values + c, lowest + c, highest + c, bits + c / 64);
     }
 }
