@@ -17,6 +17,7 @@ OUTPUTS = {
     "binarize": "b1",
     "binarize_planes": "b1",
     "binarize_within": "b1",
+    "binarize_planes_within": "b1",
     "affine": "f32",
     "threshold": "b1",
     "peak": "u64",
@@ -33,7 +34,7 @@ OUTPUTS = {
 }
 ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "neon_wide", "zbb", "simd128"]
 CHANNEL_BY_CHANNEL = {
-    *("faffine", "fprelu", "affine_prelu", "binarize_within"),
+    *("faffine", "fprelu", "affine_prelu", "binarize_within", "binarize_planes_within"),
     *("fdepthwise", "bdepthwise", "fmax", "fmean"),
 }
 OF_TRANSFORMERS = {"map", "softmax", "layer_norm"}

@@ -1,6 +1,7 @@
 """Maps before a sign become its bounds: x is +1 where lowest <= x <= highest, by channel.
 
-    affine, prelu, clip ... -> binarize    binarize of what the first of them reads, with bounds
+    affine, prelu, clip ... -> binarize    binarize of what the first of them reads, with bounds;
+                                           binarize_planes where that is the plan's input
 
 Let f be what the nodes compute of one channel, each operation rounded as the runtime rounds it.
 Each rises or falls, roundings included, and so does f, except that a factor of 0 makes NaN of an
@@ -45,7 +46,10 @@ def fuse_into_bounds(builder: Builder, output: int) -> None:
             continue
         names = (f"{node.name}/lowest", f"{node.name}/highest")
         vectors = (builder.constant(*pair) for pair in zip(found, names, strict=True))
-        node.inputs = (chain[0].inputs[0], *vectors)
+        source = chain[0].inputs[0]
+        if source in makers and makers[source].op == "to_nhwc":
+            node.op, source = "binarize_planes", makers[source].inputs[0]
+        node.inputs = (source, *vectors)
         for step in chain:
             builder.drop(step)
 

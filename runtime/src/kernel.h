@@ -78,9 +78,11 @@ typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float
 typedef void bd_binarize_planes_b1_function(size_t pixels, size_t channels, size_t plane, const float *values,
                                             uint64_t *bits);
 
-/* The same of rows, for other signs: the bit is 1 where !(lowest[c] <= value && value <= highest[c]). */
+/* Both for other signs: the bit is 1 where !(lowest[c] <= value && value <= highest[c]). */
 typedef void bd_binarize_within_b1_function(size_t pixels, size_t channels, const float *values, const float *lowest,
                                             const float *highest, uint64_t *bits);
+typedef void bd_binarize_planes_within_b1_function(size_t pixels, size_t channels, size_t plane, const float *values,
+                                                   const float *lowest, const float *highest, uint64_t *bits);
 
 /* out[m * out_stride + n] = clamp(scale[n] * dots[m * dots_stride + n] + bias[n] + residual[m * out_stride + n])
  * for m < pixels, n < filters <= BD_MAX_NR; nothing is added where the residual is NULL. The integer becomes the
@@ -189,6 +191,7 @@ struct bd_kernel {
         bd_binarize_b1_function *binarize_b1;
         bd_binarize_planes_b1_function *binarize_planes_b1;
         bd_binarize_within_b1_function *binarize_within_b1;
+        bd_binarize_planes_within_b1_function *binarize_planes_within_b1;
         bd_affine_f32_function *affine_f32;
         bd_threshold_b1_function *threshold_b1;
         bd_peak_u64_function *peak_u64;

@@ -99,6 +99,8 @@ static const struct {
 static int binarize_within_agrees(const struct bd_kernel *kernel, size_t pixels, size_t channels) {
     size_t words = (channels + 63) / 64;
     float *values = allocate(pixels * channels, sizeof *values);
+    size_t plane = pixels + random_bits() % 4;
+    float *planes = allocate((channels - 1) * plane + pixels, sizeof *planes);
     float *lowest = allocate(channels, sizeof *lowest), *highest = allocate(channels, sizeof *highest);
     int *low = allocate(channels, sizeof *low), *high = allocate(channels, sizeof *high);
     uint64_t *expected = allocate(pixels * words, sizeof *expected);
@@ -113,11 +115,15 @@ static int binarize_within_agrees(const struct bd_kernel *kernel, size_t pixels,
     for (size_t i = 0; i < pixels * channels; i++) {
         size_t which = random_bits() % LENGTH(places), c = i % channels;
         uint64_t outside = places[which].place < low[c] || places[which].place > high[c];
-        values[i] = places[which].value;
+        values[i] = planes[c * plane + i / channels] = places[which].value;
         expected[i / channels * words + c / 64] |= outside << c % 64;
     }
     unsigned char *out = guarded(pixels * words * sizeof *expected);
-    kernel->run.binarize_within_b1(pixels, channels, values, lowest, highest, (uint64_t *)(void *)out);
+    if (!strcmp(kernel->op, "binarize_within"))
+        kernel->run.binarize_within_b1(pixels, channels, values, lowest, highest, (uint64_t *)(void *)out);
+    else
+        kernel->run.binarize_planes_within_b1(pixels, channels, plane, planes, lowest, highest,
+                                              (uint64_t *)(void *)out);
     int agrees = guards_hold(out, 1, pixels * words * sizeof *expected, pixels * words * sizeof *expected);
     agrees &= !memcmp(out, expected, pixels * words * sizeof *expected);
     free(out - GUARD);
@@ -126,6 +132,7 @@ static int binarize_within_agrees(const struct bd_kernel *kernel, size_t pixels,
     free(low);
     free(highest);
     free(lowest);
+    free(planes);
     free(values);
     return agrees;
 }
@@ -134,7 +141,7 @@ struct tally check_binarize_within(const struct bd_kernel *kernel, const struct 
     (void)scalar;
     struct tally tally = {0, 0};
     for (size_t channels = 1; channels <= 131; channels++)
-        for (size_t pixels = 1; pixels <= 7; pixels += 3) {
+        for (size_t pixels = 1; pixels <= 37; pixels += pixels < 7 ? 3 : 15) {
             tally.failed += !binarize_within_agrees(kernel, pixels, channels <= 130 ? channels : 520);
             tally.cases++;
         }

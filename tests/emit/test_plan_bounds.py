@@ -90,7 +90,8 @@ def test_maps_by_channel_before_a_sign_are_its_bounds(body, left, graph):
     model = graph(f"[N,{CHANNELS},4,5]", body, **used)
     found = ops(model)
     assert [op for op in found if op in ("affine", "prelu", "clip")] == left
-    assert found.count("binarize") == 1
+    assert sum(op in ("binarize", "binarize_planes") for op in found) == 1
+    assert ("to_nhwc" in found) == bool(left)
     same(model, images())
 
 

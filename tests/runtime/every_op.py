@@ -37,7 +37,8 @@ def every_op_plan(side: int = 6) -> bytes:
     padded = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
     pool = {"kernel": (2, 2), "strides": (2, 2)}
     x = step("to_nhwc", (plan.input,), (1, side, side, 3))
-    planes = step("binarize_planes", (plan.input,), (1, side, side, 3), to_bits=True)
+    ends = (plan.constant("above", np.zeros(3, np.float32)), vector("below", 3))
+    planes = step("binarize_planes", (plan.input, *ends), (1, side, side, 3), to_bits=True)
     x = step("add", (x, step("unpack", (planes,), (1, side, side, 3))), (1, side, side, 3))
     weights = packed("stem.bits", CHANNELS, 3, 3, 3)
     step_size = plan.constant("stem.step", np.array([0.02], np.float32))

@@ -1,13 +1,15 @@
 /* Kernels that treat every channel by itself, written once: an ISA file says what a vector is and includes this.
  *
- *   FAFFINE_NAME, FPRELU_NAME, AFFINE_PRELU_NAME, BINARIZE_WITHIN_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME     the
- * functions LANES, vector            floats in a vector; a type with the operators of GCC's vector extension
+ *   FAFFINE_NAME, FPRELU_NAME, AFFINE_PRELU_NAME, FDEPTHWISE_NAME, FMAX_NAME, FMEAN_NAME,
+ *   BINARIZE_WITHIN_NAME, BINARIZE_PLANES_WITHIN_NAME     the functions
+ *   LANES, vector            floats in a vector; a type with the operators of GCC's vector extension
  *   load_some(from, count), store_some(to, values, count)     count < LANES; no lane past them is read or written
  *   multiply_add(sum, a, b)  sum + a * b, fused or not
  *   larger(a, b)             a > b ? a : b, lane by lane
  *   smaller(a, b)            a < b ? a : b
  *   if_negative(test, a, b)  test < 0 ? a : b
  *   outside(x, low, high)    bit i is 1 where !(low <= x && x <= high) in lane i
+ *   lanes_outside(x, low, high)     all ones in those lanes, 0 in the others
  *   ROUND_PRODUCT(product)   as BD_ROUND_PRODUCT does */
 #include "tile.h"
 
@@ -289,4 +291,42 @@ void BINARIZE_WITHIN_NAME(size_t pixels, size_t channels, const float *values, c
             else
                 words_within(some, channels - c, channels, values + c, lowest + c, highest + c, bits + c / 64);
     }
+}
+
+/* Lanes are pixels, and bit i that of channel i <= 32; those past `count` are 0. */
+BD_INLINE integers half_words_within(size_t count, size_t channels, size_t plane, const float *values,
+                                     const float *lowest, const float *highest) {
+    integers words = {0};
+    for (size_t i = 0; i < channels; i++) {
+        vector low = spread(lowest[i]), high = spread(highest[i]);
+        words |= (integers)lanes_outside(load(values + i * plane, count), low, high) & (int32_t)(UINT32_C(1) << i);
+    }
+    return words;
+}
+
+/* One word of each of `count` <= LANES pixels. */
+BD_INLINE void plane_words_within(size_t count, size_t channels, size_t plane, const float *values, const float *lowest,
+                                  const float *highest, size_t words, uint64_t *bits) {
+    enum { HALF = 32 };
+    integers low = half_words_within(count, channels < HALF ? channels : HALF, plane, values, lowest, highest);
+    integers high = {0};
+    if (channels > HALF)
+        high = half_words_within(count, channels - HALF, plane, values + HALF * plane, lowest + HALF, highest + HALF);
+    for (size_t p = 0; p < count; p++)
+        bits[p * words] = (uint64_t)(uint32_t)high[p] << HALF | (uint32_t)low[p];
+}
+
+void BINARIZE_PLANES_WITHIN_NAME(size_t pixels, size_t channels, size_t plane, const float *values, const float *lowest,
+                                 const float *highest, uint64_t *bits) {
+    size_t words = (channels + 63) / 64;
+    for (size_t first = 0; first < pixels; first += LANES, values += LANES, bits += LANES * words)
+        for (size_t c = 0; c < channels; c += 64) {
+            size_t left = pixels - first, some = channels - c < 64 ? channels - c : 64;
+            if (left >= LANES)
+                plane_words_within(LANES, some, plane, values + c * plane, lowest + c, highest + c, words,
+                                   bits + c / 64);
+            else
+                plane_words_within(left, some, plane, values + c * plane, lowest + c, highest + c, words,
+                                   bits + c / 64);
+        }
 }

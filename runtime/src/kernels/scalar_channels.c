@@ -14,11 +14,15 @@
 #include "tile.h"
 
 #include <string.h>
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#endif
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__scalar
 #define FPRELU_NAME bd_fprelu_f32_1x1__scalar
 #define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__scalar
 #define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__scalar
+#define BINARIZE_PLANES_WITHIN_NAME bd_binarize_planes_within_b1_1x1__scalar
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__scalar
 #define FMAX_NAME bd_fmax_f32_1x1__scalar
 #define FMEAN_NAME bd_fmean_f32_1x1__scalar
@@ -73,12 +77,21 @@ BD_INLINE mask order_of(vector values) {
     return ((bits & INT32_MAX) ^ negative) - negative;
 }
 
+BD_INLINE mask lanes_outside(vector values, vector lowest, vector highest) {
+    mask order = order_of(values);
+    return (order < order_of(lowest)) | (order > order_of(highest));
+}
+
 BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
-    mask order = order_of(values), out = (order < order_of(lowest)) | (order > order_of(highest));
+    mask out = lanes_outside(values, lowest, highest);
+#if defined(__wasm_simd128__)
+    return wasm_i32x4_bitmask((v128_t)out);
+#else
     uint64_t bits = 0;
     for (size_t i = 0; i < LANES; i++)
         bits |= (uint64_t)(out[i] & 1) << i;
     return bits;
+#endif
 }
 
 #include "channels.h"
