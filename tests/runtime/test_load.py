@@ -320,9 +320,9 @@ def test_wrong_wiring_is_named(
 
 def test_an_input_too_many_is_refused(open_plan: Open) -> None:
     plan = packed_conv()
-    plan.nodes[1].inputs = (1, 1)
+    plan.nodes[0].inputs = (0, 0)
     line = refusal(open_plan, plan.to_bytes())
-    assert line == "node `binarize1`: input 1 is one too many for binarize"
+    assert line == "node `to_nhwc0`: input 1 is one too many for to_nhwc"
 
 
 def test_reading_before_writing_is_refused(open_plan: Open) -> None:
