@@ -16,11 +16,14 @@ OUTPUTS = {
     "fgemm": "f32",
     "binarize": "b1",
     "binarize_planes": "b1",
+    "binarize_within": "b1",
+    "binarize_planes_within": "b1",
     "affine": "f32",
     "threshold": "b1",
     "peak": "u64",
     "faffine": "f32",
     "fprelu": "f32",
+    "affine_prelu": "f32",
     "fdepthwise": "f32",
     "bdepthwise": "i32",
     "fmax": "f32",
@@ -30,7 +33,10 @@ OUTPUTS = {
     "layer_norm": "f32",
 }
 ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "neon_wide", "zbb", "simd128"]
-CHANNEL_BY_CHANNEL = {"faffine", "fprelu", "fdepthwise", "bdepthwise", "fmax", "fmean"}
+CHANNEL_BY_CHANNEL = {
+    *("faffine", "fprelu", "affine_prelu", "binarize_within", "binarize_planes_within"),
+    *("fdepthwise", "bdepthwise", "fmax", "fmean"),
+}
 OF_TRANSFORMERS = {"map", "softmax", "layer_norm"}
 FEWER = {
     "popcnt": {"bgemm", "bgemv", "peak"},

@@ -27,12 +27,16 @@ GIVES_BITS = {
     "int8_conv_threshold",
     "saturating_conv_threshold",
 }
-RESIDUALS = {"binary_conv": 4, "binary_weight_conv": 4, "saturating_conv": 4, "conv": 3}
-"""Ops that add a tensor to their result, and the input that takes it."""
-CLAMPS = {
-    *(*RESIDUALS, "binary_weight_int8_conv", "int8_conv"),
-    *("affine", "add", "clip", "prelu"),
+RESIDUALS = {
+    "binary_conv": 4,
+    "binary_weight_conv": 4,
+    "saturating_conv": 4,
+    "conv": 3,
+    "binary_weight_int8_conv": 5,
+    "int8_conv": 5,
 }
+"""Layers that give floats, and the input that they add to them; the next one rectifies them."""
+CLAMPS = {*RESIDUALS, "affine", "add", "clip", "prelu"}
 """Ops that hold their result in [minimum, maximum]."""
 BATCHLESS = 6
 """Runs of one rearrange of the plan."""

@@ -21,7 +21,7 @@ from bindeploy.errors import BindeployError
 from bindeploy.files import resource
 
 MAGIC = b"BDPLAN\r\n"
-VERSION = 1
+VERSION = 2
 NONE = 0xFFFFFFFF
 ALIGNMENT = 64
 
@@ -68,7 +68,7 @@ SETTINGS = [
 """The fields of a node that its op gives a meaning to."""
 
 NODE = np.dtype(
-    [("op", "<u4"), ("name", "<u4"), ("inputs", "<u4", 5), ("output", "<u4"), *SETTINGS]
+    [("op", "<u4"), ("name", "<u4"), ("inputs", "<u4", 8), ("output", "<u4"), *SETTINGS]
 )
 
 Shape = tuple[int, int, int, int]

@@ -19,10 +19,12 @@ from bindeploy.emit import plan_pools as pools
 from bindeploy.emit import plan_quantization as quantization
 from bindeploy.emit import plan_shapes as shapes
 from bindeploy.emit import plan_transformer as transformer
+from bindeploy.emit.plan_bounds import fuse_into_bounds
 from bindeploy.emit.plan_builder import Builder, View, name_of, refusal
 from bindeploy.emit.plan_ends import read, write
 from bindeploy.emit.plan_format import Plan
 from bindeploy.emit.plan_memory import Lifetime, place
+from bindeploy.emit.plan_rectifiers import fuse_rectifiers
 from bindeploy.emit.plan_strided import Strided
 from bindeploy.errors import BindeployError
 
@@ -128,6 +130,8 @@ def lower(model: ir.Model) -> Plan:
         outputs = lowered if isinstance(lowered, list) else [lowered]
         builder.views |= zip(node.outputs, outputs, strict=False)
     target_tensor = write(builder, target)
+    fuse_into_bounds(builder, target_tensor)
+    fuse_rectifiers(builder, target_tensor)
     builder.drop_unread("to_nhwc", target_tensor)
     source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)

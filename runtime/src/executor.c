@@ -52,6 +52,8 @@ static const struct bd_kernel *choose_kernel(const struct bd_step *step, const c
     const struct bd_operator *op = step->op;
     if (bd_is_depthwise(step))
         return op->depthwise_op == NULL ? NULL : bd_choose(op->depthwise_op, op->kernel_out, isa);
+    if (op->bounded_op != NULL && step->in[1] != NULL)
+        return bd_choose(op->bounded_op, op->kernel_out, isa);
     int one_pixel = op->one_pixel_op != NULL && bd_pixels(step->out) == 1;
     const struct bd_kernel *plain = bd_choose(one_pixel ? op->one_pixel_op : op->kernel_op, op->kernel_out, isa);
     const struct bd_kernel *edge =
@@ -90,6 +92,10 @@ static int choose_kernels(struct bd_model *model, const char *isa, char *error) 
             step->transform = bd_choose(transform_of(step), step->op->transform_out, isa);
         if (step->op->after_op != NULL)
             step->after = bd_choose(step->op->after_op, "f32", isa);
+        if (step->op->rectifier > 0 && step->in[step->op->rectifier] != NULL) {
+            step->rectify = bd_choose("fprelu", "f32", isa);
+            step->map_prelu = bd_choose("affine_prelu", "f32", isa);
+        }
     }
     return 0;
 }

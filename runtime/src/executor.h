@@ -20,7 +20,7 @@
 #error "plans are little endian and are read in place"
 #endif
 
-enum { BD_MAX_INPUTS = 5, BD_ALIGNMENT = 64, BD_NEVER = INT_MAX };
+enum { BD_MAX_INPUTS = 8, BD_ALIGNMENT = 64, BD_NEVER = INT_MAX };
 
 struct bd_tensor {
     enum bd_type type;
@@ -88,6 +88,8 @@ struct bd_step {
     const struct bd_kernel *transform; /* of the kernel's tile into the output; NULL where the op has none */
     const struct bd_kernel *fused;     /* both at once, for the same tiles; NULL where there is none */
     const struct bd_kernel *after;     /* of the transformed floats; NULL where the op has none */
+    const struct bd_kernel *rectify;   /* of what all that has made; NULL where the step has no rectifier */
+    const struct bd_kernel *map_prelu; /* of integers, both in one; NULL alike */
     struct bd_window window;
     struct bd_tiled tiled;
     uint64_t macs;
@@ -168,11 +170,13 @@ struct bd_operator {
     int constants_from;    /* inputs from this one on are constants, except the residual */
     int optional_from;     /* inputs from this one on may be absent; 0 where none may */
     int residual;          /* the input that is added to the result, of its shape and optional; 0 where none is */
+    int rectifier;         /* the input that rectifies the result (ops/maps.h), optional; 0 where none does */
     const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
     const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */
     const char *one_pixel_op; /* in place of kernel_op where the output is one pixel; NULL where there is none */
     const char *depthwise_op; /* in place of kernel_op where each channel is a group of its own; NULL where none is */
+    const char *bounded_op;   /* in place of kernel_op where there is an input 1; NULL where there is none */
     const char *lookup_out;   /* in place of both a wgemm or wgemv of this output, where this CPU has one; or NULL */
     const char *tables_out;   /* its tables */
     const char *transform_op; /* "affine", "threshold" or NULL */

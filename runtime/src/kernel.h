@@ -99,6 +99,12 @@ typedef void bd_binarize_b1_function(size_t pixels, size_t channels, const float
 typedef void bd_binarize_planes_b1_function(size_t pixels, size_t channels, size_t plane, const float *values,
                                             uint64_t *bits);
 
+/* Both for other signs: the bit is 1 where !(lowest[c] <= value && value <= highest[c]). */
+typedef void bd_binarize_within_b1_function(size_t pixels, size_t channels, const float *values, const float *lowest,
+                                            const float *highest, uint64_t *bits);
+typedef void bd_binarize_planes_within_b1_function(size_t pixels, size_t channels, size_t plane, const float *values,
+                                                   const float *lowest, const float *highest, uint64_t *bits);
+
 /* out[m * out_stride + n] = clamp(scale[n] * dots[m * dots_stride + n] + bias[n] + residual[m * out_stride + n])
  * for m < pixels, n < filters <= BD_MAX_NR; nothing is added where the residual is NULL. The integer becomes the
  * nearest float, then the product is rounded, then each sum from left to right: never fused, so that every row gives
@@ -124,10 +130,21 @@ typedef void bd_faffine_f32_function(size_t pixels, size_t filters, const float 
                                      const float *scale, const float *bias, const float *residual, float minimum,
                                      float maximum, float *out, size_t out_stride);
 
-/* out[p * filters + n] = clamp((s < 0 ? slope[n] * s : s) + after[n]), s = values[p * filters + n] + before[n]; what is
- * NULL is 0. Nothing is fused. */
-typedef void bd_fprelu_f32_function(size_t pixels, size_t filters, const float *values, const float *slope,
-                                    const float *before, const float *after, float minimum, float maximum, float *out);
+/* out[p * out_stride + n] = clamp((s < 0 ? slope[n] * s : s) + after[n]),
+ *                       s = (values[p * values_stride + n] + residual[p * out_stride + n]) + before[n]
+ * Nothing is added where the residual or `before` is NULL, and 0 where `after` is. Nothing is fused. */
+typedef void bd_fprelu_f32_function(size_t pixels, size_t filters, const float *values, size_t values_stride,
+                                    const float *residual, const float *slope, const float *before, const float *after,
+                                    float minimum, float maximum, float *out, size_t out_stride);
+
+/* affine and fprelu in one, with the roundings of both:
+ *   out[m * out_stride + n] = (s < 0 ? slope[n] * s : s) + after[n],
+ *   s = (clamp(scale[n] * dots[m * dots_stride + n] + bias[n]) + residual[m * out_stride + n]) + before[n]
+ * Nothing is added where the residual is NULL. */
+typedef void bd_affine_prelu_f32_function(size_t pixels, size_t filters, const int32_t *dots, size_t dots_stride,
+                                          const float *scale, const float *bias, float minimum, float maximum,
+                                          const float *residual, const float *slope, const float *before,
+                                          const float *after, float *out, size_t out_stride);
 
 /* The taps of a window within the input, and where the next window is: distances in elements, floats or words. */
 struct bd_taps {
@@ -200,11 +217,14 @@ struct bd_kernel {
         bd_sgemv_i32_function *sgemv_i32;
         bd_binarize_b1_function *binarize_b1;
         bd_binarize_planes_b1_function *binarize_planes_b1;
+        bd_binarize_within_b1_function *binarize_within_b1;
+        bd_binarize_planes_within_b1_function *binarize_planes_within_b1;
         bd_affine_f32_function *affine_f32;
         bd_threshold_b1_function *threshold_b1;
         bd_peak_u64_function *peak_u64;
         bd_faffine_f32_function *faffine_f32;
         bd_fprelu_f32_function *fprelu_f32;
+        bd_affine_prelu_f32_function *affine_prelu_f32;
         bd_fdepthwise_f32_function *fdepthwise_f32;
         bd_bdepthwise_i32_function *bdepthwise_i32;
         bd_fmax_f32_function *fmax_f32;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define BD_PLAN_MAGIC "BDPLAN\r\n"
-#define BD_PLAN_VERSION 1u
+#define BD_PLAN_VERSION 2u
 #define BD_NONE UINT32_MAX
 
 enum bd_type { BD_F32 = 1, BD_I32 = 2, BD_U8 = 3, BD_I8 = 4, BD_BITS = 5 };
@@ -44,10 +44,10 @@ struct bd_plan_tensor { /* 48 bytes */
     uint32_t reserved;
 };
 
-struct bd_plan_node { /* 96 bytes; fields an op does not use are 0 */
+struct bd_plan_node { /* 108 bytes; fields an op does not use are 0 */
     uint32_t op;
     uint32_t name;
-    uint32_t inputs[5]; /* tensors, BD_NONE where absent */
+    uint32_t inputs[8]; /* tensors, BD_NONE where absent */
     uint32_t output;
     int32_t kernel[2]; /* of convolutions and pools; the block of depth_to_space and space_to_depth */
     int32_t strides[2];

@@ -211,22 +211,24 @@ static int same(float a, float b) {
     return !memcmp(&a, &b, sizeof a) || (isnan(a) && isnan(b));
 }
 
-/* Which of three parameters are there is in the bits of `given`; the last one has no bias either. */
+/* Which of their parameters are there is in the bits of `given`; 4 without the others is a map of limits alone. */
 enum { CLAMP_ONLY = 4 };
 
 static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t filters, unsigned given, float minimum,
                        float maximum) {
     int rectifies = !strcmp(kernel->op, "fprelu");
-    size_t stride = rectifies ? filters : filters + random_bits() % 4;
+    size_t stride = filters + random_bits() % 4;
     size_t count = (pixels - 1) * stride + filters;
-    float *values = make_line(count), *first = make_line(filters), *second = make_line(filters);
+    float *values = make_line(count), *first = make_line(filters), *second = make_line(filters),
+          *after = make_line(filters);
     float *third = make_line(count);
     const float *scale = rectifies || given & 1 ? first : NULL, *residual = given & 2 ? third : NULL;
     const float *before = given & 1 ? second : NULL, *bias = given == CLAMP_ONLY ? NULL : second;
     unsigned char *out = guarded(pixels * stride * sizeof(float));
     float *found = (float *)(void *)out;
     if (rectifies)
-        kernel->run.fprelu_f32(pixels, filters, values, scale, before, residual, minimum, maximum, found);
+        kernel->run.fprelu_f32(pixels, filters, values, stride, given & 4 ? third : NULL, scale, before,
+                               given & 2 ? after : NULL, minimum, maximum, found, stride);
     else
         kernel->run.faffine_f32(pixels, filters, values, stride, scale, bias, residual, minimum, maximum, found,
                                 stride);
@@ -235,8 +237,9 @@ static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t fil
         size_t n = i % filters, at = i / filters * stride + n;
         float wanted;
         if (rectifies) {
-            float zero = 0, shifted = rounded(values[at], NULL, before == NULL ? NULL : before + n, NULL);
-            wanted = rounded(shifted, shifted < 0 ? scale + n : NULL, residual == NULL ? &zero : residual + n, NULL);
+            float zero = 0, shifted = rounded(values[at], NULL, given & 4 ? third + at : NULL,
+                                              before == NULL ? NULL : before + n);
+            wanted = rounded(shifted, shifted < 0 ? scale + n : NULL, given & 2 ? after + n : &zero, NULL);
         } else {
             wanted = rounded(values[at], scale == NULL ? NULL : scale + n, bias == NULL ? NULL : bias + n,
                              residual == NULL ? NULL : residual + at);
@@ -248,6 +251,7 @@ static int line_agrees(const struct bd_kernel *kernel, size_t pixels, size_t fil
     free(first);
     free(second);
     free(third);
+    free(after);
     return agrees;
 }
 
@@ -255,10 +259,55 @@ struct tally check_lines(const struct bd_kernel *kernel, const struct bd_kernel 
     (void)scalar;
     struct tally tally = {0, 0};
     for (size_t filters = 1; filters <= 70; filters++)
-        for (size_t pixels = 1; pixels <= 4; pixels++)
-            for (unsigned given = 0; given <= CLAMP_ONLY; given++) {
+        for (size_t pixels = 1; pixels <= 37; pixels += pixels < 4 ? 1 : 11)
+            for (unsigned given = 0; given < 8; given++) {
                 tally.failed += !line_agrees(kernel, pixels, filters, given, -INFINITY, INFINITY);
                 tally.failed += !line_agrees(kernel, pixels, filters, given, 0, 0.5f);
+                tally.cases += 2;
+            }
+    return tally;
+}
+
+/* ---- integers: affine_prelu ---- */
+
+static int rectified_agrees(const struct bd_kernel *kernel, size_t pixels, size_t filters, int adds, float minimum,
+                            float maximum) {
+    size_t dots_stride = filters + random_bits() % 4, stride = filters + random_bits() % 4;
+    size_t count = (pixels - 1) * stride + filters, integers = (pixels - 1) * dots_stride + filters;
+    int32_t *dots = allocate(integers, sizeof *dots);
+    for (size_t i = 0; i < integers; i++)
+        dots[i] = random_bits() % 16 == 0 ? (1 << 24) + 1 : (int32_t)(random_bits() % 9217) - 4608;
+    float *parameters[5], *residual = make_line(count);
+    for (size_t i = 0; i < LENGTH(parameters); i++)
+        parameters[i] = make_line(filters);
+    const float *scale = parameters[0], *bias = parameters[1], *slope = parameters[2], *before = parameters[3];
+    unsigned char *out = guarded(pixels * stride * sizeof(float));
+    const float *found = (const float *)(void *)out;
+    kernel->run.affine_prelu_f32(pixels, filters, dots, dots_stride, scale, bias, minimum, maximum,
+                                 adds ? residual : NULL, slope, before, parameters[4], (float *)(void *)out, stride);
+    int agrees = guards_hold(out, pixels, filters * sizeof(float), stride * sizeof(float));
+    for (size_t i = 0; i < pixels * filters; i++) {
+        size_t n = i % filters, at = i / filters * stride + n;
+        float mapped = rounded((float)dots[i / filters * dots_stride + n], scale + n, bias + n, NULL);
+        float shifted = rounded(clamped(mapped, minimum, maximum), NULL, adds ? residual + at : NULL, before + n);
+        agrees &= same(found[at], rounded(shifted, shifted < 0 ? slope + n : NULL, parameters[4] + n, NULL));
+    }
+    free(out - GUARD);
+    free(dots);
+    free(residual);
+    for (size_t i = 0; i < LENGTH(parameters); i++)
+        free(parameters[i]);
+    return agrees;
+}
+
+struct tally check_affine_prelu(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t filters = 1; filters <= 70; filters++)
+        for (size_t pixels = 1; pixels <= 16; pixels += 3)
+            for (int adds = 0; adds <= 1; adds++) {
+                tally.failed += !rectified_agrees(kernel, pixels, filters, adds, -INFINITY, INFINITY);
+                tally.failed += !rectified_agrees(kernel, pixels, filters, adds, -0.25f, 0.5f);
                 tally.cases += 2;
             }
     return tally;

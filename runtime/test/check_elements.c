@@ -87,6 +87,67 @@ struct tally check_binarize(const struct bd_kernel *kernel, const struct bd_kern
     return tally;
 }
 
+/* All floats that matter in their order, NaN at both ends; both zeros are one place. */
+static const struct {
+    float value;
+    int place;
+} places[] = {{-NAN, -99},      {-INFINITY, -6}, {-FLT_MAX, -5}, {-1.5f, -4},    {-1, -3},     {-FLT_MIN, -2},
+              {-0x1p-149f, -1}, {-0.0f, 0},      {0.0f, 0},      {0x1p-149f, 1}, {FLT_MIN, 2}, {1, 3},
+              {1.5f, 4},        {FLT_MAX, 5},    {INFINITY, 6},  {NAN, 99}};
+
+/* Bounds, which may be in any order, are none of the two NaN. */
+static int binarize_within_agrees(const struct bd_kernel *kernel, size_t pixels, size_t channels) {
+    size_t words = (channels + 63) / 64;
+    float *values = allocate(pixels * channels, sizeof *values);
+    size_t plane = pixels + random_bits() % 4;
+    float *planes = allocate((channels - 1) * plane + pixels, sizeof *planes);
+    float *lowest = allocate(channels, sizeof *lowest), *highest = allocate(channels, sizeof *highest);
+    int *low = allocate(channels, sizeof *low), *high = allocate(channels, sizeof *high);
+    uint64_t *expected = allocate(pixels * words, sizeof *expected);
+    memset(expected, 0, pixels * words * sizeof *expected);
+    for (size_t c = 0; c < channels; c++) {
+        size_t first = 1 + random_bits() % (LENGTH(places) - 2), last = 1 + random_bits() % (LENGTH(places) - 2);
+        lowest[c] = places[first].value;
+        highest[c] = places[last].value;
+        low[c] = places[first].place;
+        high[c] = places[last].place;
+    }
+    for (size_t i = 0; i < pixels * channels; i++) {
+        size_t which = random_bits() % LENGTH(places), c = i % channels;
+        uint64_t outside = places[which].place < low[c] || places[which].place > high[c];
+        values[i] = planes[c * plane + i / channels] = places[which].value;
+        expected[i / channels * words + c / 64] |= outside << c % 64;
+    }
+    unsigned char *out = guarded(pixels * words * sizeof *expected);
+    if (!strcmp(kernel->op, "binarize_within"))
+        kernel->run.binarize_within_b1(pixels, channels, values, lowest, highest, (uint64_t *)(void *)out);
+    else
+        kernel->run.binarize_planes_within_b1(pixels, channels, plane, planes, lowest, highest,
+                                              (uint64_t *)(void *)out);
+    int agrees = guards_hold(out, 1, pixels * words * sizeof *expected, pixels * words * sizeof *expected);
+    agrees &= !memcmp(out, expected, pixels * words * sizeof *expected);
+    free(out - GUARD);
+    free(expected);
+    free(high);
+    free(low);
+    free(highest);
+    free(lowest);
+    free(planes);
+    free(values);
+    return agrees;
+}
+
+struct tally check_binarize_within(const struct bd_kernel *kernel, const struct bd_kernel *scalar) {
+    (void)scalar;
+    struct tally tally = {0, 0};
+    for (size_t channels = 1; channels <= 131; channels++)
+        for (size_t pixels = 1; pixels <= 37; pixels += pixels < 7 ? 3 : 15) {
+            tally.failed += !binarize_within_agrees(kernel, pixels, channels <= 130 ? channels : 520);
+            tally.cases++;
+        }
+    return tally;
+}
+
 /* ---- affine and threshold: a strip of integers, each line longer than its filters ---- */
 
 struct strip {

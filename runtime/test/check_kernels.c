@@ -6,7 +6,10 @@
  * floats must be equal too. Operands end where their allocation ends, for AddressSanitizer to see a read beyond. */
 #include "check_kernels.h"
 
-static uint64_t random_state = 88172645463325252u;
+/* Every row begins with it, so that its operands do not depend on the rows before. */
+#define SEED 88172645463325252u
+
+static uint64_t random_state = SEED;
 
 uint64_t random_bits(void) {
     random_state ^= random_state << 13;
@@ -90,11 +93,14 @@ int main(void) {
                   {"fgemm_affine", check_fgemm_affine},
                   {"binarize", check_binarize},
                   {"binarize_planes", check_binarize_planes},
+                  {"binarize_within", check_binarize_within},
+                  {"binarize_planes_within", check_binarize_within},
                   {"affine", check_affine},
                   {"threshold", check_threshold},
                   {"peak", check_peak},
                   {"faffine", check_lines},
                   {"fprelu", check_lines},
+                  {"affine_prelu", check_affine_prelu},
                   {"fdepthwise", check_windows},
                   {"bdepthwise", check_bit_windows},
                   {"fmax", check_windows},
@@ -118,6 +124,7 @@ int main(void) {
             printf("%s skipped: this CPU has no %s\n", kernel->name, kernel->isa);
             continue;
         }
+        random_state = SEED;
         for (size_t k = 0; k < LENGTH(checks); k++)
             if (!strcmp(checks[k].op, kernel->op)) {
                 const char *plain = strcmp(kernel->op, "bgemm_edge") ? kernel->op : "bgemm";

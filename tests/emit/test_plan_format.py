@@ -113,7 +113,7 @@ def test_a_node_keeps_its_settings_and_leaves_absent_inputs_none():
     _, _, nodes, names = tables(small_plan().to_bytes())
     (node,) = nodes
     assert node["op"] == plan_format.opcodes()["affine"]
-    assert node["inputs"].tolist() == [0, 1] + [0xFFFFFFFF] * 3
+    assert node["inputs"].tolist() == [0, 1] + [0xFFFFFFFF] * 6
     assert node["pads"].tolist() == [1, -2, 3, 4]
     assert (node["minimum"], node["maximum"]) == (-np.inf, 2.5)
     assert names[node["name"] :].split(b"\0")[0] == b"a"

@@ -233,9 +233,8 @@ def test_a_block_of_reactnet(graph):
                   b1=normal(6), p1=packed(6, 3, 3, 6), p2=packed(6, 1, 1, 6), p3=packed(6, 1, 1, 6),
                   slope2=normal(24, 1, 1))  # fmt: skip
     plan = agree(model, normal(3, 6, 7, 5))
-    assert ops(plan) == ["to_nhwc", "affine", "binarize", "binary_conv", "prelu", "affine",
-                         "binarize", "binary_conv", "binary_conv", "concat", "concat", "prelu",
-                         "to_nchw"]  # fmt: skip
+    assert ops(plan) == ["to_nhwc", "binarize_planes", "binary_conv", "binarize", "binary_conv",
+                         "binary_conv", "concat", "concat", "prelu", "to_nchw"]  # fmt: skip
 
 
 def test_channels_last_at_both_ends_cost_nothing(graph):

@@ -210,3 +210,69 @@ def test_layers_of_groups_and_of_single_channels_map_twice(graph):
         model = graph("[N,4,7,5]", f"{layer} r = Relu(h) m = Mul(r, g) y = Add(x, m)", **made)
         assert ops(lower(model)) == ["to_nhwc", "binarize_planes", "binary_conv", "to_nchw"]
         same(model, normal(3, 4, 7, 5))
+
+
+SHIFTS = "m = Add({x}, b) p = PRelu(m, s) y = Add(p, d)"
+RECTIFIED = {
+    "PRelu": (f"{binary('a', 'x', 'h')} y = PRelu(h, s)", 6, 0),
+    "RPReLU behind a sum": (f"{binary('a', 'x', 'h')} t = Add(h, x) {SHIFTS.format(x='t')}", 6, 0),
+    "RPReLU behind two maps and a sum": (
+        f"{binary('a', 'x', 'h')} r = Relu(h) n = Mul(r, g) t = Add(n, x) {SHIFTS.format(x='t')}",
+        6,
+        0,
+    ),
+    "limits before": (f"{binary('a', 'x', 'h')} r = Clip(h, low, high) y = PRelu(r, s)", 6, 0),
+    "limits before the sum": (
+        f"{binary('a', 'x', 'h')} t = Add(h, x) r = Clip(t, low, high) y = PRelu(r, s)",
+        5,
+        1,
+    ),
+    "limits behind": (f"{binary('a', 'x', 'h')} p = PRelu(h, s) y = Relu(p)", 4, 1),
+    "read twice": (f"{binary('a', 'x', 'h')} p = PRelu(h, s) y = Add(p, h)", 4, 1),
+    "by element": (f"{binary('a', 'x', 'h')} y = PRelu(h, e)", 4, 1),
+    "a second one": (f"{binary('a', 'x', 'h')} p = PRelu(h, s) y = PRelu(p, b)", 6, 1),
+    "LeakyRelu": (f"{binary('a', 'x', 'h')} y = LeakyRelu <alpha=0.3> (h)", 6, 0),
+}
+
+
+@pytest.mark.parametrize(("body", "inputs", "left"), RECTIFIED.values(), ids=RECTIFIED)
+def test_a_prelu_behind_a_layer_is_its_rectifier(body, inputs, left, graph):
+    shifts = {name: normal(4, 1, 1) for name in "bsdg"} | {"e": normal(1, 4, 7, 5)}
+    shifts |= {"low": np.float32(-1.5), "high": np.float32(2.5)} | constants("a")
+    model = graph("[N,4,7,5]", body, **shifts)
+    plan = lower(model)
+    assert (len(named(plan, "a").inputs), ops(plan).count("prelu")) == (inputs, left)
+    same(model, normal(3, 4, 7, 5))
+
+
+@pytest.mark.parametrize("op", ["Conv", "BinaryWeightConv2d"])
+def test_layers_that_read_floats_rectify_too(op, graph):
+    whole = {"w": np.rint(2 * normal(4, 4, 3, 3)), "b": normal(4)}
+    body = "[c] h = Conv <pads=[1,1,1,1]> (x, w, b)"
+    if op != "Conv":
+        whole = constants("c")
+        body = binary("c", "x", "h").replace("BinaryConv2d", op).replace("=1.0", "=0.0")
+    whole |= {"s": normal(4, 1, 1), "d": normal(4, 1, 1)}
+    model = graph("[N,4,7,5]", f"{body} t = Add(x, h) p = PRelu(t, s) y = Sub(p, d)", **whole)
+    assert len(ops(lower(model))) == 3
+    same(model, np.rint(3 * normal(2, 4, 7, 5)))
+
+
+def test_layers_side_by_side_take_their_shares(graph):
+    """The end of a block of ReActNet that doubles its channels."""
+    body = f"""{binary("a", "x", "h")} {binary("b", "x", "k")} t = Add(h, x) u = Add(k, x)
+        c = Concat <axis=1> (t, u) {SHIFTS.format(x="c")}"""
+    model = graph(
+        "[N,4,7,5]", body, **constants("a", "b"), **{name: normal(8, 1, 1) for name in "bsd"}
+    )
+    plan = lower(model)
+    assert ops(plan)[-4:] == ["binary_conv", "binary_conv", "concat", "to_nchw"]
+    assert [len(node.inputs) for node in plan.nodes[-4:-2]] == [6, 6]
+    same(model, normal(3, 4, 7, 5))
+
+
+def test_beside_what_is_no_layer_the_prelu_stays(graph):
+    body = f"{binary('a', 'x', 'h')} c = Concat <axis=1> (h, x) y = PRelu(c, s)"
+    model = graph("[N,4,7,5]", body, **constants("a"), s=normal(8, 1, 1))
+    assert ops(lower(model))[-3:] == ["concat", "prelu", "to_nchw"]
+    same(model, normal(3, 4, 7, 5))

@@ -21,7 +21,7 @@ OPCODES = {
 F32, I32, U8, I8, BITS = 1, 2, 3, 4, 5
 TYPES = {"float32": F32, "int32": I32, "uint8": U8, "int8": I8}
 NONE = 0xFFFFFFFF
-HEADER_BYTES, TENSOR_BYTES, NODE_BYTES = 64, 48, 96
+HEADER_BYTES, TENSOR_BYTES, NODE_BYTES = 64, 48, 108
 INFINITY = float("inf")
 
 
@@ -57,9 +57,9 @@ class Node:
             return self.settings.get(key, default)
 
         given = (NONE if tensor is None else tensor for tensor in self.inputs)
-        inputs = (*given, *(NONE,) * (5 - len(self.inputs)))
+        inputs = (*given, *(NONE,) * (8 - len(self.inputs)))
         code = self.settings.get("opcode", OPCODES.get(self.op))
-        head = struct.pack("<8I", code, name, *inputs, self.output)
+        head = struct.pack("<11I", code, name, *inputs, self.output)
         window = struct.pack(
             "<10i",
             *of("kernel", (1, 1)),
@@ -126,7 +126,7 @@ class Plan:
         sizes = (HEADER_BYTES + len(body), arena)
         counts = (len(self.tensors), len(self.nodes), self.input, self.output, len(names))
         header = struct.pack(
-            "<8s2I2Q8I", b"BDPLAN\r\n", 1, zlib.crc32(body), *sizes, *counts, 0, 0, 0
+            "<8s2I2Q8I", b"BDPLAN\r\n", 2, zlib.crc32(body), *sizes, *counts, 0, 0, 0
         )
         return header + body
 

@@ -237,6 +237,24 @@ def test_binary_max_pool_is_a_maximum_in_each_direction(
     np.testing.assert_array_equal(run(open_plan(finish(plan, y)), x), expected)
 
 
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_sign_with_bounds_is_positive_between_them(
+    open_plan: Open, channels: int, isa: str | None
+) -> None:
+    random = np.random.default_rng(channels)
+    x = random.standard_normal((HEIGHT, WIDTH, channels), np.float32)
+    special = np.float32([np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5])
+    x.flat[::5] = random.choice(special, len(x.flat[::5]))
+    lowest, highest = random.choice(np.float32([-np.inf, -0.5, 0, 0.5, np.inf]), (2, channels))
+    plan, tensor = nhwc_plan(x)
+    bounds = (plan.constant("lowest", lowest), plan.constant("highest", highest))
+    signs = plan.activation("signs", (1, HEIGHT, WIDTH, channels), BITS)
+    model = open_plan(finish(plan, plan.node("binarize", (tensor, *bounds), signs)), isa)
+    expected = np.where((lowest <= x) & (x <= highest), 1, -1)
+    np.testing.assert_array_equal(run(model, x), expected)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_binarize_and_unpack(open_plan: Open, channels: int, isa: str | None) -> None:

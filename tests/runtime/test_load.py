@@ -100,7 +100,7 @@ def test_the_unchanged_plan_loads(open_plan: Open) -> None:
 
 HEADER_CASES = {
     "magic": (0, b"ELF", "not a plan"),
-    "version": (8, struct.pack("<I", 2), "version 2"),
+    "version": (8, struct.pack("<I", 1), "version 1, and this library reads version 2: emit"),
     "checksum": (12, b"\0\0\0\0", "checksum"),
     "file_bytes": (16, struct.pack("<Q", len(PLAN) + 64), f"{len(PLAN) + 64} bytes"),
     "arena_bytes": (24, struct.pack("<Q", 2**60), "arena"),
@@ -229,6 +229,26 @@ def test_a_bit_beyond_the_channels_is_refused(open_plan: Open) -> None:
     assert "beyond channel 31" in refusal(open_plan, plan.to_bytes())
 
 
+BOUNDS = {
+    "one alone": ([0.0, 1.0], None, "it has one bound: two or none are possible"),
+    "too few": ([0.0], [1.0, 2.0], "[1,1,1,1], and [2,1,1,1] is needed"),
+    "no number": ([0.0, 1.0], [1.0, math.nan], "bound `highest` of channel 1 is no number"),
+}
+
+
+@pytest.mark.parametrize(("lowest", "highest", "part"), BOUNDS.values(), ids=BOUNDS)
+def test_bounds_of_a_sign_that_are_none_are_refused(
+    open_plan: Open, lowest: list[float], highest: list[float] | None, part: str
+) -> None:
+    plan = Plan()
+    plan.input = plan.activation("input", (1, 1, 3, 2))
+    above = None if highest is None else plan.constant("highest", np.float32(highest))
+    inputs = (plan.input, plan.constant("lowest", np.float32(lowest)), above)
+    signs = plan.node("binarize", inputs, plan.activation("signs", (1, 1, 3, 2), BITS))
+    plan.output = plan.node("unpack", (signs,), plan.activation("output", (1, 1, 3, 2)))
+    assert part in refusal(open_plan, plan.to_bytes())
+
+
 SCALES = {
     "zero": ([0.0], "scale is 0"),
     "negative zero": ([-0.0], "scale is -0"),
@@ -300,9 +320,9 @@ def test_wrong_wiring_is_named(
 
 def test_an_input_too_many_is_refused(open_plan: Open) -> None:
     plan = packed_conv()
-    plan.nodes[1].inputs = (1, 1)
+    plan.nodes[0].inputs = (0, 0)
     line = refusal(open_plan, plan.to_bytes())
-    assert line == "node `binarize1`: input 1 is one too many for binarize"
+    assert line == "node `to_nhwc0`: input 1 is one too many for to_nhwc"
 
 
 def test_reading_before_writing_is_refused(open_plan: Open) -> None:

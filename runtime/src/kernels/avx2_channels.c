@@ -16,6 +16,9 @@
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__avx2
 #define FPRELU_NAME bd_fprelu_f32_1x1__avx2
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__avx2
+#define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__avx2
+#define BINARIZE_PLANES_WITHIN_NAME bd_binarize_planes_within_b1_1x1__avx2
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__avx2
 #define FMAX_NAME bd_fmax_f32_1x1__avx2
 #define FMEAN_NAME bd_fmean_f32_1x1__avx2
@@ -51,6 +54,15 @@ BD_INLINE vector smaller(vector a, vector b) {
 
 BD_INLINE vector if_negative(vector test, vector a, vector b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+BD_INLINE __m256 lanes_outside(vector values, vector lowest, vector highest) {
+    __m256 below = _mm256_cmp_ps(values, lowest, _CMP_NGE_UQ), above = _mm256_cmp_ps(values, highest, _CMP_NLE_UQ);
+    return _mm256_or_ps(below, above);
+}
+
+BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
+    return (unsigned)_mm256_movemask_ps(lanes_outside(values, lowest, highest));
 }
 
 #include "channels.h"

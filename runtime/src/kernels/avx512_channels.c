@@ -17,6 +17,9 @@
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__avx512
 #define FPRELU_NAME bd_fprelu_f32_1x1__avx512
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__avx512
+#define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__avx512
+#define BINARIZE_PLANES_WITHIN_NAME bd_binarize_planes_within_b1_1x1__avx512
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__avx512
 #define FMAX_NAME bd_fmax_f32_1x1__avx512
 #define FMEAN_NAME bd_fmean_f32_1x1__avx512
@@ -51,6 +54,15 @@ BD_INLINE vector smaller(vector a, vector b) {
 
 BD_INLINE vector if_negative(vector test, vector a, vector b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_LT_OQ), b, a);
+}
+
+BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
+    __mmask16 inside = _mm512_cmp_ps_mask(values, lowest, _CMP_GE_OQ);
+    return (uint16_t)~_mm512_mask_cmp_ps_mask(inside, values, highest, _CMP_LE_OQ);
+}
+
+BD_INLINE __m512i lanes_outside(vector values, vector lowest, vector highest) {
+    return _mm512_maskz_set1_epi32((__mmask16)outside(values, lowest, highest), -1);
 }
 
 #include "channels.h"

@@ -11,6 +11,9 @@
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__neon
 #define FPRELU_NAME bd_fprelu_f32_1x1__neon
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__neon
+#define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__neon
+#define BINARIZE_PLANES_WITHIN_NAME bd_binarize_planes_within_b1_1x1__neon
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__neon
 #define FMAX_NAME bd_fmax_f32_1x1__neon
 #define FMEAN_NAME bd_fmean_f32_1x1__neon
@@ -46,6 +49,15 @@ BD_INLINE vector smaller(vector a, vector b) {
 
 BD_INLINE vector if_negative(vector test, vector a, vector b) {
     return vbslq_f32(vcltq_f32(test, vdupq_n_f32(0)), a, b);
+}
+
+BD_INLINE uint32x4_t lanes_outside(vector values, vector lowest, vector highest) {
+    return vmvnq_u32(vandq_u32(vcgeq_f32(values, lowest), vcleq_f32(values, highest)));
+}
+
+BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
+    const uint32x4_t own = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(own, lanes_outside(values, lowest, highest)));
 }
 
 #include "channels.h"

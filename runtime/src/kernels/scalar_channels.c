@@ -14,9 +14,15 @@
 #include "tile.h"
 
 #include <string.h>
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#endif
 
 #define FAFFINE_NAME bd_faffine_f32_1x1__scalar
 #define FPRELU_NAME bd_fprelu_f32_1x1__scalar
+#define AFFINE_PRELU_NAME bd_affine_prelu_f32_1x1__scalar
+#define BINARIZE_WITHIN_NAME bd_binarize_within_b1_1x1__scalar
+#define BINARIZE_PLANES_WITHIN_NAME bd_binarize_planes_within_b1_1x1__scalar
 #define FDEPTHWISE_NAME bd_fdepthwise_f32_1x1__scalar
 #define FMAX_NAME bd_fmax_f32_1x1__scalar
 #define FMEAN_NAME bd_fmean_f32_1x1__scalar
@@ -63,6 +69,30 @@ BD_INLINE vector smaller(vector a, vector b) {
 
 BD_INLINE vector if_negative(vector test, vector a, vector b) {
     return choose(test < (vector){0}, a, b);
+}
+
+/* Integers in the order of the floats whose bits they are, both zeros 0: no comparison that NEON of 32-bit ARM would
+ * do, which takes what is tiny for zero. NaN lies outside of all. */
+BD_INLINE mask order_of(vector values) {
+    mask bits = (mask)values, negative = bits >> 31;
+    return ((bits & INT32_MAX) ^ negative) - negative;
+}
+
+BD_INLINE mask lanes_outside(vector values, vector lowest, vector highest) {
+    mask order = order_of(values);
+    return (order < order_of(lowest)) | (order > order_of(highest));
+}
+
+BD_INLINE uint64_t outside(vector values, vector lowest, vector highest) {
+    mask out = lanes_outside(values, lowest, highest);
+#if defined(__wasm_simd128__)
+    return wasm_i32x4_bitmask((v128_t)out);
+#else
+    uint64_t bits = 0;
+    for (size_t i = 0; i < LANES; i++)
+        bits |= (uint64_t)(out[i] & 1) << i;
+    return bits;
+#endif
 }
 
 #include "channels.h"

@@ -5,6 +5,7 @@
 #include "binary_conv.h"
 #include "binary_tiles.h"
 #include "depthwise.h"
+#include "maps.h"
 
 #include <math.h>
 
@@ -26,7 +27,7 @@ static int check_maps(const struct bd_step *step, char *error) {
 
 int bd_check_binary_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || check_pad_value(step, error) || check_maps(step, error) ||
-           bd_check_residual(step, 4, error) || bd_check_clamp(step, error);
+           bd_check_residual(step, 4, error) || bd_check_rectifier(step, 5, error) || bd_check_clamp(step, error);
 }
 
 int bd_check_binary_conv_threshold(struct bd_step *step, char *error) {
@@ -90,30 +91,18 @@ static void show(const struct bd_model *model, const struct bd_step *step, const
                         strip->first_filter, strip->filters, strip->sums, strip->stride);
 }
 
-/* y = clamp(scale * dot + bias + residual) */
-static void map_once(const struct bd_step *step, const struct bd_strip *strip, const float *residual, float *y,
-                     size_t stride) {
-    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
-    const float *bias = (const float *)step->in[3]->data + strip->first_filter;
-    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, residual,
-                                    step->node->minimum, step->node->maximum, y, stride);
-}
-
-/* y = after_scale * clamp(scale * dot + bias) + after_bias + residual; what is clamped takes the place of the sums. */
-static void map_twice(const struct bd_step *step, const struct bd_strip *strip, const float *residual, float *y,
-                      size_t stride) {
-    const float *scale = (const float *)step->in[2]->data + step->tiled.filters + strip->first_filter;
-    const float *bias = (const float *)step->in[3]->data + step->tiled.filters + strip->first_filter;
-    map_once(step, strip, NULL, strip->sums, strip->stride);
-    step->after->run.faffine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, residual,
-                                 -INFINITY, INFINITY, y, stride);
+/* Of two maps the first one is clamped, in place of the sums. */
+static void map_twice(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias) {
+    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, NULL,
+                                    step->node->minimum, step->node->maximum, strip->sums, strip->stride);
+    bd_map_floats(step, strip, scale + step->tiled.filters, bias + step->tiled.filters, -INFINITY, INFINITY);
 }
 
 void bd_sums_to_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     show(model, step, strip);
-    const float *residual = bd_floats_at(step, step->in[4], strip);
-    float *y = bd_floats_at(step, step->out, strip);
-    (has_two_maps(step) ? map_twice : map_once)(step, strip, residual, y, (size_t)step->tiled.filters);
+    const float *scale = (const float *)step->in[2]->data + strip->first_filter;
+    const float *bias = (const float *)step->in[3]->data + strip->first_filter;
+    (has_two_maps(step) ? map_twice : bd_map_integers)(step, strip, scale, bias);
 }
 
 /* Filters that go into one word of each output pixel, from its bit `first` on. */
@@ -218,11 +207,12 @@ static void run_binary_conv_threshold(const struct bd_model *model, const struct
 }
 
 const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
-                                                    .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32},
+                                                    .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32},
                                                     .out = BD_F32,
                                                     .constants_from = 1,
                                                     .optional_from = 4,
                                                     .residual = 4,
+                                                    .rectifier = 5,
                                                     .kernel_op = "bgemm",
                                                     .kernel_out = "i32",
                                                     .edge_op = "bgemm_edge",

@@ -6,6 +6,7 @@
  */
 #include "depthwise.h"
 #include "float_conv.h"
+#include "maps.h"
 #include "quantize.h"
 
 #include <string.h>
@@ -19,7 +20,7 @@ enum { MAX_INT8_DEPTH = 1 << 17 };
 static int check_binary_weight_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
            bd_check_vector(step, 3, step->tiled.filters, error) || bd_check_residual(step, 4, error) ||
-           bd_check_clamp(step, error);
+           bd_check_rectifier(step, 5, error) || bd_check_clamp(step, error);
 }
 
 static int check_binary_weight_int8_conv(struct bd_step *step, char *error) {
@@ -28,7 +29,7 @@ static int check_binary_weight_int8_conv(struct bd_step *step, char *error) {
         return 1;
     if (bd_depth(step) > MAX_INT8_DEPTH)
         return bd_fail_at(step, error, "sums over %zu inputs: %d are possible", bd_depth(step), MAX_INT8_DEPTH);
-    return bd_check_clamp(step, error);
+    return bd_check_residual(step, 5, error) || bd_check_rectifier(step, 6, error) || bd_check_clamp(step, error);
 }
 
 /* ---- weights ---- */
@@ -158,29 +159,25 @@ static void make_source(const struct bd_model *model, const struct bd_step *step
 
 /* ---- strips ---- */
 
-/* Scale and bias of all filters, and what is added. */
+/* Scale and bias of all filters. */
 struct map {
     const float *scale, *bias;
-    const struct bd_tensor *residual;
 };
 
 static struct map map_of(const struct bd_step *step) {
-    if (has_integers(step))
-        return (struct map){step->in[3]->data, step->in[4]->data, NULL};
-    return (struct map){step->in[2]->data, step->in[3]->data, step->in[4]};
+    int first = has_integers(step) ? 3 : 2;
+    return (struct map){step->in[first]->data, step->in[first + 1]->data};
 }
 
 static void finish_floats(const struct bd_step *step, const struct bd_strip *strip) {
     struct map map = map_of(step);
-    bd_finish_floats(step, strip, map.scale + strip->first_filter, map.bias + strip->first_filter, map.residual);
+    bd_map_floats(step, strip, map.scale + strip->first_filter, map.bias + strip->first_filter, step->node->minimum,
+                  step->node->maximum);
 }
 
 static void finish_integers(const struct bd_step *step, const struct bd_strip *strip) {
     struct map map = map_of(step);
-    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride,
-                                    map.scale + strip->first_filter, map.bias + strip->first_filter, NULL,
-                                    step->node->minimum, step->node->maximum, bd_floats_at(step, step->out, strip),
-                                    (size_t)step->tiled.filters);
+    bd_map_integers(step, strip, map.scale + strip->first_filter, map.bias + strip->first_filter);
 }
 
 static void multiply_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
@@ -212,17 +209,18 @@ static void run(const struct bd_model *model, const struct bd_step *step, const 
     static const struct bd_convolution lookups = {bd_point_at_rows, bd_block_weights, look_up_strip};
     struct map map = map_of(step);
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_floats(model, step, worker, map.scale, map.bias, map.residual);
+        bd_convolve_depthwise_floats(model, step, worker, map.scale, map.bias);
     else
         bd_convolve(model, step, worker, step->tables == NULL ? &products : &lookups);
 }
 
 const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weight_conv",
-                                                           .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32},
+                                                           .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32},
                                                            .out = BD_F32,
                                                            .constants_from = 1,
                                                            .optional_from = 4,
                                                            .residual = 4,
+                                                           .rectifier = 5,
                                                            .kernel_op = "fgemm",
                                                            .kernel_out = "f32",
                                                            .one_pixel_op = "fgemv",
@@ -236,19 +234,23 @@ const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weigh
                                                            .before = make_source,
                                                            .run = run};
 
-const struct bd_operator bd_operator_binary_weight_int8_conv = {.name = "binary_weight_int8_conv",
-                                                                .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32},
-                                                                .out = BD_F32,
-                                                                .constants_from = 1,
-                                                                .kernel_op = "fgemm",
-                                                                .kernel_out = "f32",
-                                                                .one_pixel_op = "fgemv",
-                                                                .depthwise_op = "fdepthwise",
-                                                                .lookup_out = "i32",
-                                                                .tables_out = "i16",
-                                                                .transform_op = "faffine",
-                                                                .transform_out = "f32",
-                                                                .check = check_binary_weight_int8_conv,
-                                                                .prepare = prepare,
-                                                                .before = make_source,
-                                                                .run = run};
+const struct bd_operator bd_operator_binary_weight_int8_conv = {
+    .name = "binary_weight_int8_conv",
+    .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
+    .out = BD_F32,
+    .constants_from = 1,
+    .optional_from = 5,
+    .residual = 5,
+    .rectifier = 6,
+    .kernel_op = "fgemm",
+    .kernel_out = "f32",
+    .one_pixel_op = "fgemv",
+    .depthwise_op = "fdepthwise",
+    .lookup_out = "i32",
+    .tables_out = "i16",
+    .transform_op = "faffine",
+    .transform_out = "f32",
+    .check = check_binary_weight_int8_conv,
+    .prepare = prepare,
+    .before = make_source,
+    .run = run};

@@ -1,4 +1,5 @@
 #include "depthwise.h"
+#include "maps.h"
 #include "spans.h"
 
 #include <string.h>
@@ -71,20 +72,23 @@ static size_t first_weight(const struct bd_span *span) {
 
 struct depthwise_floats {
     const float *scale, *bias;
-    const struct bd_tensor *residual;
 };
 
+/* The kernel adds the residual, unless a rectifier does: after the limits. */
 static void span_of_floats(const struct bd_model *model, const struct bd_step *step, const struct bd_span *span,
                            const struct bd_worker *worker, const void *user) {
     (void)model;
     (void)worker;
     const struct depthwise_floats *then = user;
+    const struct bd_tensor *residual = step->rectify != NULL ? NULL : step->in[step->op->residual];
     size_t first = span->first_pixel * span->taps.channels;
-    step->kernel->run.fdepthwise_f32(
-        &span->taps, span->pixels, (const float *)(const void *)step->tiled.source + span->input,
-        (const float *)(const void *)step->tiled.weights + first_weight(span), then->scale, then->bias,
-        then->residual == NULL ? NULL : (const float *)then->residual->data + first, step->node->minimum,
-        step->node->maximum, (float *)step->out->data + first);
+    step->kernel->run.fdepthwise_f32(&span->taps, span->pixels,
+                                     (const float *)(const void *)step->tiled.source + span->input,
+                                     (const float *)(const void *)step->tiled.weights + first_weight(span), then->scale,
+                                     then->bias, residual == NULL ? NULL : (const float *)residual->data + first,
+                                     step->node->minimum, step->node->maximum, (float *)step->out->data + first);
+    if (step->rectify != NULL)
+        bd_rectify(step, span->first_pixel, span->pixels);
 }
 
 struct depthwise_bits {
@@ -138,10 +142,9 @@ static void span_of_bits(const struct bd_model *model, const struct bd_step *ste
 }
 
 void bd_convolve_depthwise_floats(const struct bd_model *model, const struct bd_step *step,
-                                  const struct bd_worker *worker, const float *scale, const float *bias,
-                                  const struct bd_tensor *residual) {
+                                  const struct bd_worker *worker, const float *scale, const float *bias) {
     bd_slide(model, step, worker, (size_t)step->window.channels, span_of_floats,
-             &(struct depthwise_floats){scale, bias, residual});
+             &(struct depthwise_floats){scale, bias});
 }
 
 void bd_convolve_depthwise_bits(const struct bd_model *model, const struct bd_step *step,

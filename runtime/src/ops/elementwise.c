@@ -52,9 +52,9 @@ static void run_prelu(const struct bd_model *model, const struct bd_step *step, 
     (void)model;
     size_t length = (size_t)step->in[1]->shape[0];
     struct bd_range share = bd_share_of(worker, elements(step->out) / length);
-    step->kernel->run.fprelu_f32(share.end - share.first, length, from(step, 0, share.first * length), from(step, 1, 0),
-                                 from(step, 2, 0), from(step, 3, 0), step->node->minimum, step->node->maximum,
-                                 (float *)step->out->data + share.first * length);
+    step->kernel->run.fprelu_f32(share.end - share.first, length, from(step, 0, share.first * length), length, NULL,
+                                 from(step, 1, 0), from(step, 2, 0), from(step, 3, 0), step->node->minimum,
+                                 step->node->maximum, (float *)step->out->data + share.first * length, length);
 }
 
 static void run_add(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {

@@ -1,12 +1,13 @@
 /* Convolutions of floats with floats. */
 #include "depthwise.h"
 #include "float_conv.h"
+#include "maps.h"
 
 #include <string.h>
 
 static int check_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
-           bd_check_residual(step, 3, error) || bd_check_clamp(step, error);
+           bd_check_residual(step, 3, error) || bd_check_rectifier(step, 4, error) || bd_check_clamp(step, error);
 }
 
 /* [C][tap] -> [tap][C] */
@@ -57,13 +58,6 @@ void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip
                                     strip->weights, sums + tile * mr * nr, nr);
 }
 
-void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
-                      const struct bd_tensor *added) {
-    step->transform->run.faffine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias,
-                                     bd_floats_at(step, added, strip), step->node->minimum, step->node->maximum,
-                                     bd_floats_at(step, step->out, strip), (size_t)step->tiled.filters);
-}
-
 static void fuse(const struct bd_step *step, const struct bd_strip *strip) {
     size_t joined = step->tiled.joined, taps = (size_t)step->tiled.taps / joined;
     step->fused->run.fgemm_affine_f32(strip->pixels, strip->filters, taps, (size_t)step->tiled.channels * joined,
@@ -75,28 +69,30 @@ static void fuse(const struct bd_step *step, const struct bd_strip *strip) {
 
 static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     (void)model;
-    if (step->fused != NULL) {
+    if (step->fused != NULL && step->rectify == NULL) {
         fuse(step, strip);
     } else {
         bd_multiply_floats(step, strip);
-        bd_finish_floats(step, strip, NULL, (const float *)step->in[2]->data + strip->first_filter, step->in[3]);
+        bd_map_floats(step, strip, NULL, (const float *)step->in[2]->data + strip->first_filter, step->node->minimum,
+                      step->node->maximum);
     }
 }
 
 static void run_conv(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     static const struct bd_convolution convolution = {bd_point_at_rows, bd_block_weights, conv_strip};
     if (bd_is_depthwise(step))
-        bd_convolve_depthwise_floats(model, step, worker, NULL, step->in[2]->data, step->in[3]);
+        bd_convolve_depthwise_floats(model, step, worker, NULL, step->in[2]->data);
     else
         bd_convolve(model, step, worker, &convolution);
 }
 
 const struct bd_operator bd_operator_conv = {.name = "conv",
-                                             .in = {BD_F32, BD_F32, BD_F32, BD_F32},
+                                             .in = {BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                              .out = BD_F32,
                                              .constants_from = 1,
                                              .optional_from = 3,
                                              .residual = 3,
+                                             .rectifier = 4,
                                              .kernel_op = "fgemm",
                                              .kernel_out = "f32",
                                              .one_pixel_op = "fgemv",

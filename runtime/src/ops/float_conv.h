@@ -12,8 +12,4 @@ static inline size_t bd_float_group_bytes(const struct bd_step *step) {
 /* The sums of one strip. */
 void bd_multiply_floats(const struct bd_step *step, const struct bd_strip *strip);
 
-/* y = clamp(scale * sum + bias + residual) of a strip's sums, the scale being 1 where it is NULL. */
-void bd_finish_floats(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias,
-                      const struct bd_tensor *added);
-
 #endif

@@ -2,13 +2,14 @@
  *
  *   q   = clamp(round(x / input_scale), -128, 127)      NaN reads as -128
  *   dot = sum over taps and channels of q * weight      exact in 32 bits; a padded tap reads 0
- *   y   = clamp(scale * dot + bias), or the bit of dot < threshold
+ *   y   = clamp(scale * dot + bias + residual), then rectified; or the bit of dot < threshold
  *
  * Where this CPU has an igemm, it multiplies tiles (int8_tiles.c); elsewhere, and for depthwise layers,
  * what a few pixels see is copied beside each other as 16-bit integers: compilers turn the sum of their products with
  * 8-bit weights into the multiply-adds that every vector unit has for 16 bits. Rows are padded with zeros to a multiple
  * of 16, so that no loop has a rest; weights whose rows are such multiples are read in place. */
 #include "int8_tiles.h"
+#include "maps.h"
 #include "quantize.h"
 
 #include <string.h>
@@ -56,7 +57,8 @@ static int check_weights(struct bd_step *step, char *error) {
 
 static int check_int8_conv(struct bd_step *step, char *error) {
     return check_weights(step, error) || bd_check_vector(step, 3, step->tiled.filters, error) ||
-           bd_check_vector(step, 4, step->tiled.filters, error) || bd_check_clamp(step, error);
+           bd_check_vector(step, 4, step->tiled.filters, error) || bd_check_residual(step, 5, error) ||
+           bd_check_rectifier(step, 6, error) || bd_check_clamp(step, error);
 }
 
 static int check_int8_conv_threshold(struct bd_step *step, char *error) {
@@ -81,6 +83,7 @@ static void prepare_int8_conv(struct bd_model *model, struct bd_step *step) {
     }
     uint64_t patches = PIXELS * (uint64_t)patch_of(step) * sizeof(int16_t);
     bd_scratch(model, BD_EXPANDED, patches);
+    bd_scratch(model, BD_SUMS, PIXELS * FILTERS * sizeof(int32_t));
     bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * (uint64_t)step->window.channels);
     size_t depth = bd_depth(step), row = row_of(step), filters = (size_t)step->tiled.filters;
     if (depth == row)
@@ -166,9 +169,7 @@ static void to_floats(const struct bd_model *model, const struct bd_step *step, 
     (void)model;
     const float *scale = (const float *)step->in[3]->data + strip->first_filter;
     const float *bias = (const float *)step->in[4]->data + strip->first_filter;
-    step->transform->run.affine_f32(strip->pixels, strip->filters, strip->sums, strip->stride, scale, bias, NULL,
-                                    step->node->minimum, step->node->maximum, bd_floats_at(step, step->out, strip),
-                                    (size_t)step->tiled.filters);
+    bd_map_integers(step, strip, scale, bias);
 }
 
 /* The filters of a word come one after the other, from its lowest bit on; those of a group may end inside a word. */
@@ -215,7 +216,7 @@ static void run_rows(const struct bd_model *model, const struct bd_step *step, c
     const int8_t *weights = step->tiled.weights ? (const int8_t *)step->tiled.weights : step->in[1]->data;
     int16_t *patches = worker->scratch[BD_EXPANDED];
     const int8_t *integers = model->shared[BD_REGROUPED];
-    int32_t dots[PIXELS * FILTERS];
+    int32_t *dots = worker->scratch[BD_SUMS];
     for (size_t pixel = share.first * PIXELS; pixel < pixels; pixel += PIXELS) {
         size_t left = pixels - pixel, tile = left < PIXELS ? left : PIXELS;
         for (size_t m = 0; m < tile; m++)
@@ -256,9 +257,12 @@ static void run_int8_conv_threshold(const struct bd_model *model, const struct b
 }
 
 const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
-                                                  .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32},
+                                                  .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                                   .out = BD_F32,
                                                   .constants_from = 1,
+                                                  .optional_from = 5,
+                                                  .residual = 5,
+                                                  .rectifier = 6,
                                                   .kernel_op = "igemm",
                                                   .kernel_out = "i32",
                                                   .one_pixel_op = "igemv",
