@@ -58,8 +58,11 @@ BD_INLINE void igemm(size_t mr, size_t registers, size_t quads, const uint8_t *t
         for (size_t m = 0; m < mr; m++)
             pixels[m] = signed_bytes(vld1q_u8(tile + (m * quads + k) * 4));
         BD_UNROLL
-        for (size_t i = 0; i < 4; i++)
+        for (size_t i = 0; i < 4; i++) {
             add_quad(mr, registers, i, pixels, weights + i * quad_bytes, sums);
+            if (mr > 1) /* lest weights of all four are loaded at once, for which there are no registers */
+                BD_FORGET(weights, "r");
+        }
     }
     for (; k < quads; k++, weights += quad_bytes) {
         BD_UNROLL

@@ -22,11 +22,22 @@ enum { IGEMM_MR = 4, IGEMM_REGISTERS = 2, IGEMV_REGISTERS = 4 };
 enum { IGEMM_MR = 2, IGEMM_REGISTERS = 2, IGEMV_REGISTERS = 2 };
 #endif
 
-/* Four bytes of one pixel, for each of two filters. */
-BD_INLINE int8x8_t four_of(const uint8_t *tile) {
-    uint32_t four;
-    memcpy(&four, tile, sizeof four);
-    return vreinterpret_s8_u8(veor_u8(vreinterpret_u8_u32(vdup_n_u32(four)), vdup_n_u8(128)));
+/* Bytes q + 128 as q. */
+BD_INLINE int8x16_t signed_bytes(uint8x16_t bytes) {
+    return vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(128)));
+}
+
+/* Two sums of each of two filters. */
+BD_INLINE int32x4_t add_low(int32x4_t sums, int8x16_t pixel, int8x16_t filters) {
+    return vpadalq_s16(sums, vmull_s8(vget_low_s8(pixel), vget_low_s8(filters)));
+}
+
+BD_INLINE int32x4_t add_high(int32x4_t sums, int8x16_t pixel, int8x16_t filters) {
+#if defined(__aarch64__)
+    return vpadalq_s16(sums, vmull_high_s8(pixel, filters));
+#else
+    return vpadalq_s16(sums, vmull_s8(vget_high_s8(pixel), vget_high_s8(filters)));
+#endif
 }
 
 /* Neighbours are one filter's. */
@@ -35,27 +46,72 @@ BD_INLINE int32x4_t add_neighbours(int32x4_t first, int32x4_t second) {
                         vpadd_s32(vget_low_s32(second), vget_high_s32(second)));
 }
 
+/* Four bytes of each pixel, as often as there are filters in a register. */
+struct pixels {
+    int8x16_t of[4];
+};
+
+#if defined(__aarch64__)
+#define SPREAD(pixel, quad) vdupq_laneq_s32(pixel, quad)
+#else
+#define SPREAD(pixel, quad) vdupq_lane_s32(quad < 2 ? vget_low_s32(pixel) : vget_high_s32(pixel), quad % 2)
+#endif
+
+BD_INLINE struct pixels spread(size_t mr, const int8x16_t *pixels, int quad) {
+    struct pixels spread;
+    BD_UNROLL
+    for (size_t m = 0; m < mr; m++) {
+        int32x4_t quads = vreinterpretq_s32_s8(pixels[m]);
+        quads = quad == 0   ? SPREAD(quads, 0)
+                : quad == 1 ? SPREAD(quads, 1)
+                : quad == 2 ? SPREAD(quads, 2)
+                            : SPREAD(quads, 3);
+        spread.of[m] = vreinterpretq_s8_s32(quads);
+    }
+    return spread;
+}
+
+BD_INLINE void add_quad(size_t mr, size_t registers, struct pixels pixels, const int8_t *weights,
+                        int32x4_t sums[4][4][2]) {
+    BD_UNROLL
+    for (size_t n = 0; n < registers; n++) {
+        int8x16_t filters = vld1q_s8(weights + n * LANES * 4);
+        BD_UNROLL
+        for (size_t m = 0; m < mr; m++) {
+            sums[m][n][0] = add_low(sums[m][n][0], pixels.of[m], filters);
+            sums[m][n][1] = add_high(sums[m][n][1], pixels.of[m], filters);
+        }
+        if (mr > 1) /* lest products of all filters are made at once, for which there are no registers */
+            BD_FORGET(weights, "r");
+    }
+}
+
 BD_INLINE void igemm(size_t mr, size_t registers, size_t quads, const uint8_t *tile, const int8_t *weights,
                      int32_t *out, size_t out_stride) {
     int32x4_t sums[4][4][2];
     BD_UNROLL
     for (size_t i = 0; i < mr * registers * 2; i++)
         sums[i / 2 / registers][i / 2 % registers][i % 2] = vdupq_n_s32(0);
-    for (size_t k = 0; k < quads; k++, tile += 4, weights += registers * LANES * 4) {
-        int8x8_t pixels[4];
+    const size_t quad_bytes = registers * LANES * 4, rest = quads % 4;
+    for (size_t k = 0; k + 4 <= quads; k += 4, weights += 4 * quad_bytes) {
+        int8x16_t four[4];
         BD_UNROLL
         for (size_t m = 0; m < mr; m++)
-            pixels[m] = four_of(tile + m * quads * 4);
+            four[m] = signed_bytes(vld1q_u8(tile + (m * quads + k) * 4));
+        add_quad(mr, registers, spread(mr, four, 0), weights, sums);
+        add_quad(mr, registers, spread(mr, four, 1), weights + quad_bytes, sums);
+        add_quad(mr, registers, spread(mr, four, 2), weights + 2 * quad_bytes, sums);
+        add_quad(mr, registers, spread(mr, four, 3), weights + 3 * quad_bytes, sums);
+    }
+    for (size_t k = quads - rest; k < quads; k++, weights += quad_bytes) {
+        struct pixels pixels;
         BD_UNROLL
-        for (size_t n = 0; n < registers; n++) {
-            int8x16_t filters = vld1q_s8(weights + n * LANES * 4);
-            BD_UNROLL
-            for (size_t m = 0; m < mr; m++) {
-                int32x4_t *pair = sums[m][n];
-                pair[0] = vpadalq_s16(pair[0], vmull_s8(pixels[m], vget_low_s8(filters)));
-                pair[1] = vpadalq_s16(pair[1], vmull_s8(pixels[m], vget_high_s8(filters)));
-            }
+        for (size_t m = 0; m < mr; m++) {
+            uint32_t four;
+            memcpy(&four, tile + (m * quads + k) * 4, sizeof four);
+            pixels.of[m] = signed_bytes(vreinterpretq_u8_u32(vdupq_n_u32(four)));
         }
+        add_quad(mr, registers, pixels, weights, sums);
     }
     BD_UNROLL
     for (size_t m = 0; m < mr; m++) {

@@ -18,16 +18,20 @@ enum { CODE_BITS = 4, CODES = 16, WORD_CODES = 8, BYTE_CODES = 2, ROW_BYTES = 64
 enum { FLOAT_PIXELS = 16, SHORT_PIXELS = 32, FOUR = 4, EIGHT = 8, NR = 64 };
 
 /* One pixel: filters of a tile, and of a register of codes. */
-enum { FLOAT_FILTERS = 32, SHORT_FILTERS = 64, LANES = 16 };
+enum { FLOAT_FILTERS = 16, SHORT_FILTERS = 64, LANES = 16 };
 
 /* Codes whose sums fit in 16 bits whatever the activations are: one entry is at most 4 * 128. */
 enum { SAFE_CODES = INT16_MAX / (CODE_BITS * 128) };
+
+/* So that taking out bits is one instruction and finding a row another; unlike BD_FORGET it may be moved. */
+#define KEEP_APART(value) __asm__("" : "+r"(value))
 
 /* A row of a table, of floats or of integers of 16 bits; or of a filter's sums. */
 struct row {
     uint32x4_t of[4];
 };
 
+/* One instruction for a row of a table; sums come and go by pairs of registers, wherever these are. */
 BD_INLINE struct row load_row(const void *from) {
     struct row row;
 #if defined(__aarch64__)
@@ -43,14 +47,18 @@ BD_INLINE struct row load_row(const void *from) {
     return row;
 }
 
+BD_INLINE struct row load_sums(const void *from) {
+    struct row row;
+    BD_UNROLL
+    for (size_t i = 0; i < 4; i++)
+        row.of[i] = vld1q_u32((const uint32_t *)from + 4 * i);
+    return row;
+}
+
 BD_INLINE void store_row(void *to, struct row row) {
-#if defined(__aarch64__)
-    vst1q_u32_x4(to, (uint32x4x4_t){{row.of[0], row.of[1], row.of[2], row.of[3]}});
-#else
     BD_UNROLL
     for (size_t i = 0; i < 4; i++)
         vst1q_u32((uint32_t *)to + 4 * i, row.of[i]);
-#endif
 }
 
 BD_INLINE uint32x4_t add(int floats, uint32x4_t a, uint32x4_t b) {
@@ -159,44 +167,67 @@ BD_INLINE uint16x8_t load_bytes(const int8_t *from, size_t some) {
     return vreinterpretq_u16_s16(vmovl_s8(vld1_s8(present)));
 }
 
-void bd_slice_tables_f32_16x16__neon(size_t channels, const void *const *rows, size_t first, void *tables) {
-    for (size_t c = 0; c < channels; c += 4, tables = (char *)tables + TABLE_BYTES) {
-        struct row of[4];
+/* Up to four channels from `first` on. */
+BD_INLINE void tabulate_floats(size_t some, const float *const *rows, size_t first, char *table) {
+    struct row of[4];
+    BD_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        uint32x4_t lines[4];
         BD_UNROLL
-        for (size_t i = 0; i < 4; i++) {
-            uint32x4_t lines[4];
-            BD_UNROLL
-            for (size_t m = 0; m < 4; m++)
-                lines[m] = vreinterpretq_u32_f32(load_floats((const float *)rows[4 * i + m] + first + c, channels - c));
-            turn_four(lines);
-            BD_UNROLL
-            for (size_t m = 0; m < 4; m++)
-                of[m].of[i] = lines[m];
-        }
-        make_table(1, of, tables);
+        for (size_t m = 0; m < 4; m++)
+            lines[m] = vreinterpretq_u32_f32(load_floats(rows[4 * i + m] + first, some));
+        turn_four(lines);
+        BD_UNROLL
+        for (size_t m = 0; m < 4; m++)
+            of[m].of[i] = lines[m];
     }
+    make_table(1, of, table);
+}
+
+/* Up to eight, of which one or two tables are made. */
+BD_INLINE void tabulate_bytes(size_t some, const int8_t *const *rows, size_t first, char *table) {
+    struct row of[8];
+    for (size_t i = 0; i < 4; i++) {
+        uint16x8_t lines[8];
+        BD_UNROLL
+        for (size_t m = 0; m < 8; m++)
+            lines[m] = load_bytes(rows[8 * i + m] + first, some);
+        turn_eight(lines);
+        BD_UNROLL
+        for (size_t m = 0; m < 8; m++)
+            of[m].of[i] = vreinterpretq_u32_u16(lines[m]);
+    }
+    make_table(0, of, table);
+    if (some > 4)
+        make_table(0, of + 4, table + TABLE_BYTES);
+}
+
+void bd_slice_tables_f32_16x16__neon(size_t channels, const void *const *rows, size_t first, void *tables) {
+    char *table = tables;
+    size_t c = 0;
+    for (; c + 4 <= channels; c += 4, table += TABLE_BYTES)
+        tabulate_floats(4, (const float *const *)rows, first + c, table);
+    if (c < channels)
+        tabulate_floats(channels - c, (const float *const *)rows, first + c, table);
 }
 
 void bd_slice_tables_i16_32x16__neon(size_t channels, const void *const *rows, size_t first, void *tables) {
-    for (size_t c = 0; c < channels; c += 8, tables = (char *)tables + 2 * TABLE_BYTES) {
-        struct row of[8];
-        for (size_t i = 0; i < 4; i++) {
-            uint16x8_t lines[8];
-            BD_UNROLL
-            for (size_t m = 0; m < 8; m++)
-                lines[m] = load_bytes((const int8_t *)rows[8 * i + m] + first + c, channels - c);
-            turn_eight(lines);
-            BD_UNROLL
-            for (size_t m = 0; m < 8; m++)
-                of[m].of[i] = vreinterpretq_u32_u16(lines[m]);
-        }
-        make_table(0, of, tables);
-        if (channels - c > 4)
-            make_table(0, of + 4, (char *)tables + TABLE_BYTES);
-    }
+    char *table = tables;
+    size_t c = 0;
+    for (; c + 8 <= channels; c += 8, table += 2 * TABLE_BYTES)
+        tabulate_bytes(8, (const int8_t *const *)rows, first + c, table);
+    if (c < channels)
+        tabulate_bytes(channels - c, (const int8_t *const *)rows, first + c, table);
 }
 
-/* Where each table begins stays in a register, so that a row is found by one shift and one sum. */
+BD_INLINE struct row find_row(const char *const *tables, size_t g, uint32_t codes) {
+    size_t code = codes >> (CODE_BITS * g) & (CODES - 1);
+    KEEP_APART(code);
+    return load_row(tables[g] + code * ROW_BYTES);
+}
+
+/* Where each table begins stays in a register, so that a row is found by taking bits out and one sum. Two rows are
+ * added to each other first, so that the next ones can be loaded meanwhile. */
 BD_INLINE void add_codes(int floats, size_t filters, size_t groups, const char *tables, const uint32_t *codes,
                          char *sums) {
     const char *table[WORD_CODES];
@@ -206,12 +237,14 @@ BD_INLINE void add_codes(int floats, size_t filters, size_t groups, const char *
         BD_FORGET(table[g], "r");
     }
     for (size_t n = 0; n < filters; n++, sums += ROW_BYTES) {
-        uint32_t word = codes[n];
-        struct row sum = load_row(sums);
+        struct row sum = load_sums(sums);
         BD_UNROLL
-        for (size_t g = 0; g < WORD_CODES; g++)
-            if (g < groups)
-                sum = add_rows(floats, sum, load_row(table[g] + (word >> (CODE_BITS * g) & 15) * ROW_BYTES));
+        for (size_t g = 0; g < WORD_CODES; g += 2)
+            if (g + 1 < groups)
+                sum = add_rows(floats, sum,
+                               add_rows(floats, find_row(table, g, codes[n]), find_row(table, g + 1, codes[n])));
+            else if (g < groups)
+                sum = add_rows(floats, sum, find_row(table, g, codes[n]));
         store_row(sums, sum);
     }
 }
@@ -374,7 +407,7 @@ BD_INLINE void add_float_word(size_t groups, const uint8_t *tables, const uint8_
         }
 }
 
-void bd_wgemv_f32_1x32__neon(size_t taps, size_t groups, const void *const *rows, const void *weights, float *out,
+void bd_wgemv_f32_1x16__neon(size_t taps, size_t groups, const void *const *rows, const void *weights, float *out,
                              size_t out_stride) {
     (void)out_stride;
     const uint8_t *words = weights;
@@ -403,6 +436,10 @@ struct byte_sums {
     uint8x16_t high;
 };
 
+BD_INLINE struct byte_sums no_sums(void) {
+    return (struct byte_sums){{vdupq_n_u16(0), vdupq_n_u16(0)}, vdupq_n_u8(0)};
+}
+
 /* Adds 16 sums to those of 32 bits, and begins anew. */
 BD_INLINE void widen(struct byte_sums *sums, int32_t *out) {
     uint8x16x2_t high = vzipq_u8(vdupq_n_u8(0), sums->high);
@@ -413,7 +450,7 @@ BD_INLINE void widen(struct byte_sums *sums, int32_t *out) {
         vst1q_s32(to, vaddw_s16(vld1q_s32(to), vget_low_s16(sum)));
         vst1q_s32(to + 4, vaddw_s16(vld1q_s32(to + 4), vget_high_s16(sum)));
     }
-    *sums = (struct byte_sums){{vdupq_n_u16(0), vdupq_n_u16(0)}, vdupq_n_u8(0)};
+    *sums = no_sums();
 }
 
 BD_INLINE void add_shorts(uint8x16_t low, uint8x16_t high, uint8x16_t codes, struct byte_sums *sums) {
@@ -450,7 +487,10 @@ void bd_wgemv_i32_1x64__neon(size_t taps, size_t groups, const void *const *rows
     const uint8_t *bytes = weights;
     struct byte_sums sums[SHORT_FILTERS / LANES];
     size_t pending = 0;
-    widen_all(memset(sums, 0, sizeof sums), memset(out, 0, SHORT_FILTERS * sizeof *out));
+    memset(out, 0, SHORT_FILTERS * sizeof *out);
+    BD_UNROLL
+    for (size_t n = 0; n < SHORT_FILTERS / LANES; n++)
+        sums[n] = no_sums();
     for (size_t t = 0; t < taps; t++) {
         const uint8_t *tables = rows[t];
         for (size_t g = 0; g < groups; g += BYTE_CODES, bytes += SHORT_FILTERS) {

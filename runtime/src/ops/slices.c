@@ -17,7 +17,7 @@ size_t bd_slices(const struct bd_step *step) {
 }
 
 static int sums_floats(const struct bd_step *step) {
-    return !strcmp(step->kernel->out, "f32");
+    return step->op->tables_out[0] == 'f';
 }
 
 /* What the kernel sums of a tile and NR filters, and where its sums end up. */
