@@ -19,9 +19,9 @@ class Kernel:
     done to such words of pixels before), bgemm_threshold (bgemm_edge and its thresholds in one),
     sgemm (bits by bits, in sums of 8 bits), fgemm (float by float), fgemm_affine (fgemm, its bias
     and its limits in one), igemm (int8 by int8), wgemm (sums of activations with 1-bit signs, read
-    from what `tables` made), bgemv and so on (the same for one pixel) or, with a tile of 1 by 1,
-    binarize (float to bits), affine (bgemm's integers to floats) or threshold (bgemm's integers to
-    bits);
+    from what `tables` made), slice_sums (the same, from `slice_tables`), bgemv and so on (the same
+    for one pixel) or, with a tile of 1 by 1, binarize (float to bits), affine (bgemm's integers to
+    floats) or threshold (bgemm's integers to bits);
     `out` is the type it writes: i32, f32 or b1; `name` is `bd_<op>_<out>_<mr>x<nr>__<isa>`.
     """
 

@@ -32,7 +32,10 @@ OUTPUTS = {
     "softmax": "f32",
     "layer_norm": "f32",
 }
-ISAS = ["scalar", "popcnt", "avx2", "avx512", "neon", "neon_wide", "zbb", "simd128"]
+ISAS = [
+    *("scalar", "popcnt", "avx2", "avx512"),
+    *("neon", "neon_wide", "neon_dotprod", "zbb", "simd128"),
+]
 CHANNEL_BY_CHANNEL = {
     *("faffine", "fprelu", "affine_prelu", "binarize_within", "binarize_planes_within"),
     *("fdepthwise", "bdepthwise", "fmax", "fmean"),
@@ -41,14 +44,17 @@ OF_TRANSFORMERS = {"map", "softmax", "layer_norm"}
 FEWER = {
     "popcnt": {"bgemm", "bgemv", "peak"},
     "neon_wide": set(),
+    "neon_dotprod": set(),
     "zbb": {"bgemm", "bgemv", "fgemm"},
     "simd128": set(OUTPUTS) - {"peak"} - CHANNEL_BY_CHANNEL - OF_TRANSFORMERS,
 }
 """What these do not speed up has no row of theirs; channel by channel, scalar rows are vectors."""
 
-LOOKUPS = {(op, out) for op in ("wgemm", "wgemv") for out in ("f32", "i32")}
+ONE_PIXEL = {("tables", "f32"), ("tables", "i16"), ("wgemv", "f32"), ("wgemv", "i32")}
+BY_TABLES = {("wgemm", "f32"), ("wgemm", "i32")}
+BY_SLICES = {(op, out) for op in ("slice_tables", "slice_sums") for out in ("f32", "i16")}
 TOGETHER = (
-    {*LOOKUPS, ("tables", "f32"), ("tables", "i16")},
+    *(ONE_PIXEL, BY_TABLES, BY_SLICES),
     {("igemm", "i32"), ("igemv", "i32")},
     {("sgemm", "i32"), ("sgemv", "i32")},
 )
@@ -72,7 +78,7 @@ def test_a_name_says_what_its_row_says(kernel):
 @by_name
 def test_a_kernel_stands_in_the_file_of_its_isa(kernel):
     homes = [path.stem for path in SOURCES.glob("kernels/*.c") if defines(path, kernel.name)]
-    kinds = "_(float|edge|edge_32|channels|weights|int8|functions|saturating)$"
+    kinds = "_(float|edge|edge_32|channels|weights|int8|dotprod|functions|saturating)$"
     assert {re.sub(kinds, "", home) for home in homes} == {kernel.isa.split("_")[0]}
 
 
@@ -105,6 +111,7 @@ def test_every_isa_has_every_op_it_can_speed_up(isa):
     assert rows - edges - fused - set().union(*TOGETHER) == {(op, OUTPUTS[op]) for op in ops}
     for together in TOGETHER:
         assert rows & together in (set(), together)
+    assert rows.issuperset(BY_TABLES) + rows.issuperset(BY_SLICES) == rows.issuperset(ONE_PIXEL)
 
 
 def test_isas_stand_together_slowest_first():

@@ -1,4 +1,5 @@
-"""What a binary layer costs on ARM: instructions under an emulator, cycles by llvm-mca.
+"""What layers of 1-bit and 8-bit weights cost on ARM: instructions under an emulator, cycles by
+llvm-mca.
 
     python examples/results/arm_kernels.py
 
@@ -12,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
@@ -44,9 +47,33 @@ CORES = {
 }
 """Cores and the scheduling model that llvm-mca has of each, or of its nearest relative."""
 KERNELS = ("bd_bgemm_edge_i32_4x16__neon", "bd_bgemm_edge_i32_4x16__neon_wide")
+WIDE = {
+    "197 tokens, 192-768": ((1, 197), 192, 768, 1),
+    "56x56x64": ((56, 56), 64, 64, 3),
+    "28x28x128": ((28, 28), 128, 128, 3),
+    "14x14x256": ((14, 14), 256, 256, 3),
+    "7x7x512": ((7, 7), 512, 512, 3),
+    "1 pixel, 512-1000": ((1, 1), 512, 1000, 1),
+}
+"""Size, channels and filters of a layer of wide activations, and its square window."""
+KINDS = {"BW": "1-bit weights, floats", "BW8": "1-bit weights, int8", "int8": "int8 weights, int8"}
+NEWER = re.compile(
+    r"BD_KERNEL\((tables|wgemv|slice_tables|slice_sums|igemm|igemv), .* neon\w*, .*\n"
+)
+"""Without these rows weights are unpacked for fgemm, and int8 layers take the plain path."""
+WIDE_KERNELS = {
+    "bd_fgemm_f32_8x8__neon": ("fmla", 4),
+    "bd_slice_sums_f32_16x64__neon": ("ld1", 64),
+    "bd_slice_sums_i16_32x64__neon": ("ld1", 128),
+    "bd_wgemv_f32_1x16__neon": ("fadd", 16),
+    "bd_igemm_i32_4x8__neon": ("sadalp", 8),
+    "bd_igemm_i32_4x16__neon_dotprod": ("sdot", 16),
+}
+"""An instruction of each loop, and how many multiplications it stands for."""
+WITH_DOT_PRODUCTS = ("A55", "A76")
 ITERATIONS = 300
 MCA = ("llvm-mca-19", "llvm-mca")
-PAGE = """# Binary layers on ARM
+PAGE = """# Layers of 1-bit and 8-bit weights on ARM
 
 `python examples/results/arm_kernels.py` writes this page; nothing in it is a time. Tools: {tools}.
 
@@ -60,6 +87,19 @@ Cycles that llvm-mca expects for each exclusive or and count of 128 bits in the 
 the first program counted above; {cores}. `neon` is for cores that execute in order.
 
 {cycles}
+
+## Wide activations
+
+Instructions for each multiplication and addition of a layer from floats to floats, everything that
+`bd_run` does for it, two layers there and back, by {compiler}. Before there were rows for them,
+1-bit weights were unpacked for `fgemm`, and int8 layers took the plain path.
+
+{wide}
+
+Cycles for each multiplication that the inner loop stands for, where the core has its instructions;
+`fgemm` is what layers of 1-bit weights took before.
+
+{wide_cycles}
 """
 
 
@@ -73,10 +113,10 @@ def tool(*names: str) -> str:
     return found or sys.exit(f"{names[0]} is not installed")
 
 
-def compile_bench(compiler: list[str], folder: Path) -> Path:
-    sources = [*RUNTIME.glob("src/*.c"), *RUNTIME.glob("src/ops/*.c")]
-    sources += [*RUNTIME.glob("src/kernels/*.c"), RUNTIME / "bench/bd_bench.c"]
-    options = ["-O3", "-std=c11", "-ffp-contract=off", "-static", f"-I{RUNTIME / 'include'}"]
+def compile_bench(compiler: list[str], folder: Path, runtime: Path = RUNTIME) -> Path:
+    sources = [*runtime.glob("src/*.c"), *runtime.glob("src/ops/*.c")]
+    sources += [*runtime.glob("src/kernels/*.c"), runtime / "bench/bd_bench.c"]
+    options = ["-O3", "-std=c11", "-ffp-contract=off", "-static", f"-I{runtime / 'include'}"]
     program = folder / "bd_bench"
     command: list[str | Path] = [
         *compiler,
@@ -127,6 +167,63 @@ def network(size: int, channels: int, count: int) -> ir.Model:
     return model
 
 
+def rounded_to_int8(name: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("QuantizeLinear", [name, "step", "zero"], [f"{name}_q"]),
+        helper.make_node("DequantizeLinear", [f"{name}_q", "step", "zero"], [f"{name}_r"]),
+    ]
+
+
+def wide_network(
+    kind: str, size: tuple[int, int], channels: int, filters: int, window: int, count: int
+) -> ir.Model:
+    """`count` pairs of layers, there and back, each from floats to floats."""
+    random = np.random.default_rng(0)
+    nodes = []
+    constants: dict[str, np.ndarray] = {
+        "step": np.array(0.02, np.float32),
+        "zero": np.array(0, np.int8),
+    }
+    for i in range(2 * count):
+        c, f = (channels, filters) if i % 2 == 0 else (filters, channels)
+        weights = random.integers(-127, 128, (f, c, window, window)).astype(np.int8)
+        signs = np.where(weights < 0, np.float32(-1), np.float32(1)).transpose(0, 2, 3, 1)
+        constants[f"weights{i}"] = weights if kind == "int8" else bits.pack(signs)
+        for name in ("scale", "bias"):
+            constants[f"{name}{i}"] = random.standard_normal(f, np.float32)
+        nodes += rounded_to_int8(f"x{i}") if kind == "BW8" else []
+        inputs = [f"x{i}_r" if kind == "BW8" else f"x{i}", f"weights{i}"]
+        inputs += ["step"] * (kind == "int8") + [f"scale{i}", f"bias{i}"]
+        op = "Int8Conv2d" if kind == "int8" else "BinaryWeightConv2d"
+        attributes = {
+            "channels": c,
+            "group": 1,
+            "pads": [window // 2] * 4,
+            "dilations": [1, 1],
+            "strides": [1, 1],
+            "pad_value": 0.0,
+        }
+        node = helper.make_node(op, inputs, [f"x{i + 1}"], f"layer{i}", domain="bindeploy")
+        node.attribute.extend(helper.make_attribute(*pair) for pair in attributes.items())
+        nodes.append(node)
+    ends = [
+        helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, channels, *size])
+        for i in (0, 2 * count)
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], tensors)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("bindeploy", 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    dialect.attach_functions(model)
+    return model
+
+
+def there_and_back(kind: str, name: str) -> tuple[Callable[[int], ir.Model], int]:
+    (height, width), channels, filters, window = WIDE[name]
+    multiplications = 2 * height * width * channels * filters * window * window
+    return partial(wide_network, kind, *WIDE[name]), multiplications
+
+
 def instructions(command: list[str | Path], plugin: Path, folder: Path, runs: int) -> int:
     emulator, *program = command
     subprocess.run(
@@ -150,17 +247,26 @@ def instructions(command: list[str | Path], plugin: Path, folder: Path, runs: in
 
 
 def per_multiplication(
-    emulator: str, bench: Path, isa: str, plugin: Path, size: int, channels: int
+    emulator: str,
+    bench: Path,
+    isa: str,
+    plugin: Path,
+    layers: Callable[[int], ir.Model],
+    multiplications: int,
 ) -> float:
-    """One of two layers in one of two runs, by subtraction; bd_bench takes each run twice."""
+    """One of two in one of two runs, by subtraction; bd_bench takes each run twice."""
     counts = {}
-    for layers in (1, 2):
+    for count in (1, 2):
         plan = bench.parent / "model.bd"
-        write_plan(network(size, channels, layers), plan)
+        write_plan(layers(count), plan)
         command: list[str | Path] = [emulator, bench, plan, "--isa", isa, "--warmup", "0"]
         few, more = (instructions(command, plugin, bench.parent, runs) for runs in (1, 2))
-        counts[layers] = (more - few) / 2
-    return (counts[2] - counts[1]) / (size * size * channels * channels * 9)
+        counts[count] = (more - few) / 2
+    return (counts[2] - counts[1]) / multiplications
+
+
+def square(size: int, channels: int) -> tuple[Callable[[int], ir.Model], int]:
+    return partial(network, size, channels), size * size * channels * channels * 9
 
 
 def loops(disassembly: str) -> list[list[str]]:
@@ -177,33 +283,31 @@ def loops(disassembly: str) -> list[list[str]]:
     return found
 
 
-def inner_loop(bench: Path, kernel: str) -> list[str]:
+def inner_loop(bench: Path, kernel: str, word: str) -> list[str]:
+    """The longest with such an instruction."""
     command: list[str | Path] = [
         tool("aarch64-linux-gnu-objdump"),
         "--no-show-raw-insn",
         f"--disassemble={kernel}",
         bench,
     ]
-    return max(
-        (body for body in loops(output_of(*command)) if any("bsl" in word for word in body)),
-        key=len,
-    )
+    return max((body for body in loops(output_of(*command)) if found(body, word)), key=len)
 
 
-def pairs(body: list[str]) -> int:
-    """Registers of 128 bits that are compared."""
-    return sum(word.startswith("eor") for word in body)
+def found(body: list[str], word: str) -> int:
+    """How many instructions of a loop are of this kind."""
+    return sum(line.split()[0] == word for line in body)
 
 
 def cycles(body: list[str], core: str) -> float:
-    """Of one exclusive or and population count of 128 bits."""
+    """Of one turn of a loop."""
     mca = tool(*MCA)
     said = output_of(
         mca, "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}", text="\n".join(body)
     )
     total = re.search(r"Total Cycles:\s+(\d+)", said)
     assert total is not None
-    return int(total[1]) / ITERATIONS / pairs(body)
+    return int(total[1]) / ITERATIONS
 
 
 def version(*command: str) -> str:
@@ -225,17 +329,59 @@ def count_layers(folder: Path, plugin: Path) -> tuple[list[list[str]], Path]:
         programs.append(compile_bench(compiler, place))
         for isa in isas:
             one = partial(per_multiplication, emulator, programs[-1], isa, plugin)
-            rows.append([name, isa, *(f"{one(*layer):.4f}" for layer in LAYERS)])
+            rows.append([name, isa, *(f"{one(*square(*layer)):.4f}" for layer in LAYERS)])
     return rows, programs[0]
+
+
+def compile_without_newer_rows(compiler: list[str], folder: Path) -> Path:
+    runtime = folder / "runtime"
+    shutil.copytree(RUNTIME, runtime)
+    table = runtime / "src" / "kernels.inc"
+    table.write_text(NEWER.sub("", table.read_text()))
+    return compile_bench(compiler, folder, runtime)
+
+
+def count_wide_layers(folder: Path, plugin: Path, program: Path) -> list[list[str]]:
+    """The rows of the third table."""
+    emulator, compiler, _ = next(iter(BUILDS.values()))
+    place = folder / "before"
+    place.mkdir()
+    before = compile_without_newer_rows(compiler, place)
+    rows = []
+    for kind, meaning in KINDS.items():
+        ways = [("before", before, "neon"), ("`neon`", program, "neon")]
+        ways += [("`neon_dotprod`", program, "neon_dotprod")] * (kind == "int8")
+        for way, bench, isa in ways:
+            one = partial(per_multiplication, emulator, bench, isa, plugin)
+            counts = (one(*there_and_back(kind, name)) for name in WIDE)
+            rows.append([f"{kind}: {meaning}", way, *(f"{count:.3f}" for count in counts)])
+    return rows
 
 
 def model_loops(program: Path) -> list[list[str]]:
     """The rows of the second table."""
     rows = []
     for kernel in KERNELS:
-        body = inner_loop(program, kernel)
-        modelled = (f"{cycles(body, core):.2f}" for core in CORES.values())
-        rows.append([f"`{kernel}`", f"{len(body) / pairs(body):.2f}", *modelled])
+        body = inner_loop(program, kernel, "bsl")
+        pairs = found(body, "eor")
+        modelled = (f"{cycles(body, core) / pairs:.2f}" for core in CORES.values())
+        rows.append([f"`{kernel}`", f"{len(body) / pairs:.2f}", *modelled])
+    return rows
+
+
+def model_wide_loops(program: Path) -> list[list[str]]:
+    """The rows of the fourth table."""
+    rows = []
+    for kernel, (word, each) in WIDE_KERNELS.items():
+        body = inner_loop(program, kernel, word)
+        multiplications = found(body, word) * each
+        modelled = [
+            f"{cycles(body, core) / multiplications:.3f}"
+            if word != "sdot" or name in WITH_DOT_PRODUCTS
+            else ""
+            for name, core in CORES.items()
+        ]
+        rows.append([f"`{kernel}`", f"{len(body) / multiplications:.3f}", *modelled])
     return rows
 
 
@@ -255,6 +401,9 @@ def page(folder: Path) -> str:
         counts=table(["", "rows", *(f"{size}x{size}x{width}" for size, width in LAYERS)], rows),
         cores=", ".join(f"{name} as `{core}`" for name, core in CORES.items()),
         cycles=table(["loop", "instructions", *CORES], model_loops(program)),
+        compiler=next(iter(BUILDS)),
+        wide=table(["", "rows", *WIDE], count_wide_layers(folder, plugin, program)),
+        wide_cycles=table(["loop", "instructions", *CORES], model_wide_loops(program)),
     )
 
 

@@ -108,6 +108,17 @@ static int is_wide(void) {
 #endif
     return 1;
 }
+
+static int has_dotprod(void) {
+#if defined(__linux__)
+    const unsigned long hwcap_asimddp = 1ul << 20;
+    return (getauxval(AT_HWCAP) & hwcap_asimddp) != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return 1;
+#else
+    return 0;
+#endif
+}
 #endif
 
 int bd_cpu_has(const char *isa) {
@@ -137,6 +148,8 @@ int bd_cpu_has(const char *isa) {
 #if defined(__aarch64__)
     if (!strcmp(isa, "neon_wide"))
         return is_wide();
+    if (!strcmp(isa, "neon_dotprod"))
+        return has_dotprod();
 #endif
     return 0;
 }

@@ -61,20 +61,28 @@ static const struct bd_kernel *choose_kernel(const struct bd_step *step, const c
     return edge != NULL && edge > plain ? edge : plain;
 }
 
-/* Sums are looked up where the instruction set has rows for that, and else computed. */
+/* Sums are looked up where the instruction set has rows for that, of many pixels by slices where it has those, and else
+ * computed. */
 static void choose_multiplication(struct bd_step *step, const char *isa) {
     const struct bd_operator *op = step->op;
-    if (op->lookup_out != NULL && !bd_is_depthwise(step))
+    int looks_up = op->lookup_out != NULL && !bd_is_depthwise(step), one_pixel = bd_pixels(step->out) == 1;
+    if (looks_up && !one_pixel)
+        step->tables = bd_choose("slice_tables", op->tables_out, isa);
+    if (step->tables != NULL) {
+        step->kernel = bd_choose("slice_sums", op->tables_out, isa);
+        return;
+    }
+    if (looks_up)
         step->tables = bd_choose("tables", op->tables_out, isa);
     if (step->tables != NULL)
-        step->kernel = bd_choose(bd_pixels(step->out) == 1 ? "wgemv" : "wgemm", op->lookup_out, isa);
+        step->kernel = bd_choose(one_pixel ? "wgemv" : "wgemm", op->lookup_out, isa);
     else
         step->kernel = choose_kernel(step, isa);
 }
 
 /* Integers that were looked up take the map of integers, though the same op may sum floats elsewhere. */
 static const char *transform_of(const struct bd_step *step) {
-    int integers = step->kernel != NULL && strcmp(step->kernel->out, "i32") == 0;
+    int integers = step->kernel != NULL && strcmp(step->kernel->out, "f32") != 0;
     return integers && strcmp(step->op->transform_op, "faffine") == 0 ? "affine" : step->op->transform_op;
 }
 

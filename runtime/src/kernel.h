@@ -51,8 +51,8 @@ typedef void bd_fgemm_affine_f32_function(size_t pixels, size_t filters, size_t 
 /* The weights of a layer of packed signs as codes, MR of a `tables` row together: bit i of a code is 1 where the weight
  * of channel g * MR + i is -1. tables[(p * groups + g) * NR + code] is the sum that such a code gives, of MR channels
  * of pixel p from g * MR on, groups = ceil(channels / MR); channels beyond the last are 0. NR is 2^MR. Tables
- * of i16 are of the integers clamp(round(x / scale), -128, 127), and stand as the wgemm of the same instruction set
- * wants them. */
+ * of i16 are of the integers clamp(round(x / scale), -128, 127). The bytes of a table stand as the wgemm or wgemv of
+ * the same instruction set wants them. */
 typedef void bd_tables_f32_function(size_t pixels, size_t channels, const float *x, float *tables);
 typedef void bd_tables_i16_function(size_t pixels, size_t channels, const float *x, float scale, int16_t *tables);
 
@@ -68,6 +68,20 @@ typedef void bd_wgemm_i32_function(size_t taps, size_t groups, const void *const
 /* The same with MR = 1. */
 typedef bd_wgemm_f32_function bd_wgemv_f32_function;
 typedef bd_wgemm_i32_function bd_wgemv_i32_function;
+
+/* Many pixels by slices, where an instruction set has rows for that: a slice is at most 32 channels of one tap. Its
+ * tables stand one after the other, of four channels each: 16 rows, one for each code, of MR entries, one for each
+ * pixel. Rows[m] is at the channels of pixel m, floats or, for i16, integers of 8 bits; those from `first` to
+ * first + channels are read. */
+typedef void bd_slice_tables_f32_function(size_t channels, const void *const *rows, size_t first, void *tables);
+typedef bd_slice_tables_f32_function bd_slice_tables_i16_function;
+
+/* sums[n * MR + m] += sum over g < groups of entry m of row codes[n] >> 4 * g & 15 of table g, for n < filters <= NR.
+ * Then, where `out` is not NULL: out[m * NR + n] += sums[n * MR + m], which becomes 0; for i16 that is of 32 bits, and
+ * must be done before 64 codes are summed. There is room for NR filters in both. */
+typedef void bd_slice_sums_f32_function(size_t filters, size_t groups, const void *tables, const uint32_t *codes,
+                                        void *sums, void *out);
+typedef bd_slice_sums_f32_function bd_slice_sums_i16_function;
 
 /* out[m * out_stride + n] = sum over k < quads, i < 4 of
  *                           (tile[(m * quads + k) * 4 + i] - 128) * weights[(k * NR + n) * 4 + i]
@@ -211,6 +225,10 @@ struct bd_kernel {
         bd_wgemm_i32_function *wgemm_i32;
         bd_wgemv_f32_function *wgemv_f32;
         bd_wgemv_i32_function *wgemv_i32;
+        bd_slice_tables_f32_function *slice_tables_f32;
+        bd_slice_tables_i16_function *slice_tables_i16;
+        bd_slice_sums_f32_function *slice_sums_f32;
+        bd_slice_sums_i16_function *slice_sums_i16;
         bd_igemm_i32_function *igemm_i32;
         bd_igemv_i32_function *igemv_i32;
         bd_sgemm_i32_function *sgemm_i32;
@@ -236,7 +254,7 @@ struct bd_kernel {
 };
 
 /* Largest MR and NR of any row: the size of a driver's tile. */
-enum { BD_MAX_MR = 16, BD_MAX_NR = 64 };
+enum { BD_MAX_MR = 32, BD_MAX_NR = 64 };
 
 /* All rows compiled into this build, slowest first. */
 const struct bd_kernel *bd_kernels(size_t *count);

@@ -112,6 +112,8 @@ int main(void) {
                   {"sgemm", check_sgemm},
                   {"sgemv", check_sgemm},
                   {"tables", check_tables},
+                  {"slice_tables", check_slices},
+                  {"slice_sums", check_slices},
                   {"map", check_map},
                   {"softmax", check_softmax},
                   {"layer_norm", check_layer_norm}};

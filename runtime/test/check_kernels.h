@@ -36,7 +36,7 @@ void fill_floats(char *bytes, size_t count, int whole);
 typedef struct tally check_function(const struct bd_kernel *kernel, const struct bd_kernel *scalar);
 check_function check_bgemm, check_edge_tile, check_bgemm_threshold, check_fgemm, check_fgemm_affine, check_binarize,
     check_binarize_planes, check_binarize_within, check_affine, check_threshold, check_peak, check_windows,
-    check_bit_windows, check_lines, check_affine_prelu, check_wgemm, check_igemm, check_sgemm, check_tables, check_map,
-    check_softmax, check_layer_norm;
+    check_bit_windows, check_lines, check_affine_prelu, check_wgemm, check_igemm, check_sgemm, check_tables,
+    check_slices, check_map, check_softmax, check_layer_norm;
 
 #endif

@@ -14,7 +14,7 @@ from compiled_runtime import SOURCES, build
 from every_op import every_op_plan
 from grouped import GROUPS, layer
 from numpy.typing import NDArray
-from one_op import HEIGHT, WIDTH, Window, finish, signs
+from one_op import HEIGHT, WIDTH, Window, finish, nhwc_plan, signs, small_integers
 from plan_builder import RUNTIME
 
 from bindeploy import bits
@@ -32,6 +32,15 @@ TARGETS = {
 its program of Zbb, so that the compiler does."""
 WASI = f"{sys.executable} -m bindeploy.on.wasi"
 WINDOW = Window(strides=(1, 2), pads=(2, 1, 0, 1))
+DENSE = Window((1, 1), pads=(0, 0, 0, 0))
+LAYERS = {
+    "one pixel": ((1, 1), 1, 301, 70, DENSE),
+    "37 tokens": ((1, 37), 1, 300, 130, DENSE),
+    "a picture and strides": ((11, 9), 1, 33, 40, WINDOW),
+    "groups": ((6, 7), 3, 40, 5, Window()),
+    "as large as the input": ((7, 5), 1, 9, 67, Window((7, 5), pads=(0, 0, 0, 0))),
+}
+"""Size, groups, channels and filters of each, window."""
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +112,31 @@ def test_groups_residuals_and_thresholds(
         expected = outcome([here], tmp_path)
         for one, other in zip(outcome(emulated, tmp_path), expected, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=op)
+
+
+@pytest.mark.parametrize("op", ["binary_weight_conv", "binary_weight_int8_conv", "int8_conv"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_wide_activations(here: Path, emulated: list, op: str, name: str, tmp_path: Path) -> None:
+    """Sums are exact in any order, of floats too, so that all outputs are equal. One is as low as
+    it can be, beyond 16 bits."""
+    size, group, channels, filters, window = LAYERS[name]
+    random = np.random.default_rng(filters)
+    x = small_integers(random, *size, group * channels)
+    x[0, 0] = -8
+    shape = (group * filters, *window.kernel, channels)
+    weights = signs(random, *shape)
+    weights[0] = 1
+    weights = bits.pack(weights)
+    if op == "int8_conv":
+        weights = random.integers(-128, 128, shape).astype(np.int8)
+    step = [] if op == "binary_weight_conv" else [np.array([0.05], np.float32)]
+    constants = [weights, *step, *random.standard_normal((2, group * filters), np.float32)]
+    plan, tensor = nhwc_plan(x)
+    inputs = (tensor, *(plan.constant(f"constant{i}", a) for i, a in enumerate(constants)))
+    out = (1, window.over(size[0], 0), window.over(size[1], 1), group * filters)
+    y = plan.node(op, inputs, plan.activation("y", out), **window.settings(), group=group)
+    (tmp_path / "model.bd").write_bytes(finish(plan, y))
+    x.transpose(2, 0, 1).tofile(tmp_path / "input")
+    (expected, _), (found, _) = outcome([here], tmp_path), outcome(emulated, tmp_path)
+    assert len(np.unique(expected)) > 9
+    np.testing.assert_array_equal(found, expected)

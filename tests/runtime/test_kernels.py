@@ -133,7 +133,18 @@ def test_64_bit_arm_is_right(tmp_path):
     verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, "qemu-aarch64")
     assert verdicts["bd_bgemm_i32_3x8__neon"] == "ok"
     assert verdicts["bd_bgemm_threshold_b1_4x16__neon_wide"] == "ok"
-    assert len(verdicts.keys() & names("neon")) == 24
+    assert verdicts["bd_igemm_i32_4x16__neon_dotprod"] == "ok"
+    assert len(verdicts.keys() & names("neon")) == 33
+
+
+@needs_zig
+@needs("qemu-aarch64")
+def test_a_core_in_order_without_dot_products_runs_only_what_it_has(tmp_path):
+    target = ["-target", "aarch64-linux-musl", "-static"]
+    cpu = ["qemu-aarch64", "-cpu", "cortex-a53"]
+    verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, *cpu)
+    skipped = {name for name, verdict in verdicts.items() if verdict == "skipped"}
+    assert skipped == names("neon_wide", "neon_dotprod")
 
 
 @needs_zig
@@ -142,7 +153,7 @@ def test_32_bit_arm_is_right(tmp_path):
     target = ["-target", "arm-linux-musleabihf", "-mcpu=generic+v7a+neon", "-static"]
     verdicts = compile_and_run(ZIG, [*target, *FLAGS], tmp_path, "qemu-arm")
     assert verdicts["bd_bgemm_edge_i32_4x16__neon"] == "ok"
-    assert len(verdicts.keys() & names("neon")) == 10
+    assert len(verdicts.keys() & names("neon")) == 22
 
 
 @needs_zig

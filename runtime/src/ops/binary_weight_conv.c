@@ -1,13 +1,15 @@
 /* Convolutions with packed +-1 weights, of floats or of the 8-bit integers that floats are rounded to.
  *
- * Where the instruction set permutes registers by registers, what a few weights make of a pixel's channels is computed
- * once, for all their signs, and looked up by each filter: the weights are read as codes and no product is computed.
+ * Where the instruction set has rows for it, what a few weights make of a pixel's channels is computed once, for all
+ * their signs, and looked up by each filter: the weights are read as codes and no product is computed. Tables are made
+ * of the whole input, where a table is a register, or slice by slice (slices.c), where one has a row for each code.
  * Elsewhere they are unpacked one block of filters at a time; then integers are floats too, and their sums are exact.
  */
 #include "depthwise.h"
 #include "float_conv.h"
 #include "maps.h"
 #include "quantize.h"
+#include "slices.h"
 
 #include <string.h>
 
@@ -56,6 +58,8 @@ static struct order order_of(const struct bd_step *step) {
     size_t channels = (size_t)step->tiled.channels;
     if (tables == NULL)
         return (struct order){channels, 1, 1};
+    if (bd_has_slices(step))
+        return (struct order){bd_slices(step), BD_SLICE_CHANNELS, BD_SLICE_CHANNELS};
     size_t code = (size_t)tables->mr, bits = !strcmp(tables->out, "f32") ? 32 : code == 5 ? 16 : 8;
     size_t in_word = bits / code * code;
     return (struct order){(channels + in_word - 1) / in_word, in_word, bits};
@@ -117,10 +121,19 @@ static size_t group_bytes(const struct bd_step *step) {
     return codes * (size_t)tables->nr * (has_integers(step) ? sizeof(int16_t) : sizeof(float));
 }
 
+/* Floats that are no tables. */
+static int reads_input(const struct bd_step *step) {
+    return !has_integers(step) && (step->tables == NULL || bd_has_slices(step));
+}
+
 static void prepare(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
     if (bd_is_depthwise(step)) {
         prepare_depthwise_signs(model, step);
+    } else if (bd_has_slices(step)) {
+        bd_prepare_slices(model, step, has_integers(step) ? sizeof(int8_t) : sizeof(float), packed_bytes(step));
+        if (model->memory != NULL)
+            tile_bits(step);
     } else {
         bd_prepare_rows(model, step, group_bytes(step), packed_bytes(step));
         if (step->tables == NULL) {
@@ -132,7 +145,7 @@ static void prepare(struct bd_model *model, struct bd_step *step) {
         if (model->memory != NULL)
             tile_bits(step);
     }
-    if (step->tables == NULL && !has_integers(step))
+    if (reads_input(step))
         return;
     bd_share(model, BD_REGROUPED, (uint64_t)bd_pixels(step->in[0]) * tiled->row_bytes);
     tiled->source = model->shared[BD_REGROUPED];
@@ -145,12 +158,15 @@ static void make_source(const struct bd_model *model, const struct bd_step *step
     size_t first = share.first * groups * channels, count = (share.end - share.first) * groups * channels;
     const float *x = (const float *)step->in[0]->data + first;
     unsigned char *made = (unsigned char *)model->shared[BD_REGROUPED] + share.first * step->tiled.row_bytes;
+    if (reads_input(step))
+        return;
     if (!has_integers(step)) {
-        if (tables != NULL)
-            tables->run.tables_f32(count / channels, channels, x, (float *)(void *)made);
+        tables->run.tables_f32(count / channels, channels, x, (float *)(void *)made);
     } else {
         float scale = *(const float *)step->in[2]->data;
-        if (tables != NULL)
+        if (bd_has_slices(step))
+            bd_quantize(count, x, scale, (int8_t *)made);
+        else if (tables != NULL)
             tables->run.tables_i16(count / channels, channels, x, scale, (int16_t *)(void *)made);
         else
             bd_quantize_floats(count, x, scale, (float *)(void *)made);
@@ -186,8 +202,15 @@ static void multiply_strip(const struct bd_model *model, const struct bd_step *s
     finish_floats(step, strip);
 }
 
-static void look_up_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
+static void finish_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     (void)model;
+    if (has_integers(step))
+        finish_integers(step, strip);
+    else
+        finish_floats(step, strip);
+}
+
+static void look_up_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     size_t mr = (size_t)step->kernel->mr, nr = (size_t)step->kernel->nr, taps = (size_t)step->tiled.taps;
     size_t code = (size_t)step->tables->mr, groups = ((size_t)step->tiled.channels + code - 1) / code;
     for (size_t tile = 0; tile < strip->count; tile++) {
@@ -198,10 +221,7 @@ static void look_up_strip(const struct bd_model *model, const struct bd_step *st
         else
             step->kernel->run.wgemm_f32(taps, groups, rows, strip->weights, (float *)strip->sums + tile * mr * nr, nr);
     }
-    if (has_integers(step))
-        finish_integers(step, strip);
-    else
-        finish_floats(step, strip);
+    finish_strip(model, step, strip);
 }
 
 static void run(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
@@ -210,6 +230,8 @@ static void run(const struct bd_model *model, const struct bd_step *step, const 
     struct map map = map_of(step);
     if (bd_is_depthwise(step))
         bd_convolve_depthwise_floats(model, step, worker, map.scale, map.bias);
+    else if (bd_has_slices(step))
+        bd_convolve_slices(model, step, worker, finish_strip);
     else
         bd_convolve(model, step, worker, step->tables == NULL ? &products : &lookups);
 }

@@ -36,7 +36,7 @@ void bd_prepare_convolution(struct bd_model *model, struct bd_step *step, uint64
     tiled->weights = bd_take(&model->weights, (uint64_t)tiled->groups * tiled->blocks * block_bytes);
 }
 
-static struct bd_cursor cursor_at(const struct bd_step *step, size_t pixel) {
+struct bd_cursor bd_cursor_at(const struct bd_step *step, size_t pixel) {
     size_t width = (size_t)step->window.out_width;
     return (struct bd_cursor){(int)(pixel / width), (int)(pixel % width)};
 }
@@ -84,7 +84,7 @@ static void lay_out(const struct bd_model *model, const struct bd_step *step, co
     struct bd_padding *padding = worker->scratch[BD_PADDING];
     uint32_t *padded = worker->scratch[BD_PADDED];
     size_t mr = (size_t)step->kernel->mr, left = bd_pixels(step->out) - chunk.tiles.first * mr;
-    struct bd_cursor at = cursor_at(step, chunk.tiles.first * mr);
+    struct bd_cursor at = bd_cursor_at(step, chunk.tiles.first * mr);
     for (size_t i = chunk.tiles.first; i < chunk.tiles.end; i++, left -= mr) {
         *padded++ = lay_out_tile(step, source, model->shared[BD_ZEROS], at, left < mr ? left : mr, tile, padding);
         advance(step, &at, mr);

@@ -61,6 +61,9 @@ struct bd_convolution {
     bd_strip_function *strip;
 };
 
+/* Output pixel `pixel`. */
+struct bd_cursor bd_cursor_at(const struct bd_step *step, size_t pixel);
+
 /* The next run of a tile that begins at pixel m, of at most `pixels` pixels; moves the cursor behind it. */
 struct bd_run bd_next_run(const struct bd_step *step, struct bd_cursor *at, size_t m, size_t pixels);
 

@@ -11,4 +11,12 @@ static inline float bd_nearest(float value) {
     return (value + shift) - shift;
 }
 
+/* clamp(round(x / scale), -128, 127); NaN gives -128. A quotient, no product with 1 / scale: their last bits differ,
+ * and every engine divides. */
+static inline float bd_quantized(float x, float scale) {
+    float value = bd_nearest(x / scale);
+    value = value >= -128 ? value : -128;
+    return value <= 127 ? value : 127;
+}
+
 #endif

@@ -14,20 +14,14 @@ int bd_check_step_size(const struct bd_step *step, int index, char *error) {
     return 0;
 }
 
-static float quantized(float x, float scale) {
-    float value = bd_nearest(x / scale);
-    value = value >= -128 ? value : -128;
-    return value <= 127 ? value : 127;
-}
-
 void bd_quantize(size_t count, const float *x, float scale, int8_t *integers) {
     for (size_t i = 0; i < count; i++)
-        integers[i] = (int8_t)quantized(x[i], scale);
+        integers[i] = (int8_t)bd_quantized(x[i], scale);
 }
 
 void bd_quantize_floats(size_t count, const float *x, float scale, float *integers) {
     for (size_t i = 0; i < count; i++)
-        integers[i] = quantized(x[i], scale);
+        integers[i] = bd_quantized(x[i], scale);
 }
 
 static int check_quantize_int8(struct bd_step *step, char *error) {

@@ -7,7 +7,6 @@
 /* Whether input `index` is one scale, finite and above 0. */
 int bd_check_step_size(const struct bd_step *step, int index, char *error);
 
-/* A quotient, no product with 1 / scale: their last bits differ, and every engine divides. */
 void bd_quantize(size_t count, const float *x, float scale, int8_t *integers);
 
 /* The same integers as floats. */
