@@ -134,7 +134,7 @@ def test_64_bit_arm_is_right(tmp_path):
     assert verdicts["bd_bgemm_i32_3x8__neon"] == "ok"
     assert verdicts["bd_bgemm_threshold_b1_4x16__neon_wide"] == "ok"
     assert verdicts["bd_igemm_i32_4x16__neon_dotprod"] == "ok"
-    assert len(verdicts.keys() & names("neon")) == 33
+    assert len(verdicts.keys() & names("neon")) == 36
 
 
 @needs_zig
