@@ -1,5 +1,6 @@
 /* map, softmax and layer_norm: every row against the same function in double, each result within FUNCTION_TOLERANCE of
- * the largest one near it. Operands end where their allocation ends, and nothing beside the output is written. */
+ * the largest one near it, or of the terms whose sum it is. Operands end where their allocation ends, and nothing
+ * beside the output is written. */
 #include "check_kernels.h"
 
 static const double FUNCTION_TOLERANCE = 1e-6;
@@ -75,7 +76,7 @@ struct tally check_map(const struct bd_kernel *kernel, const struct bd_kernel *s
 struct rows {
     size_t rows, channels;
     float *x, *scale, *bias, *y;
-    double *expected;
+    double *expected, terms; /* results, and the largest of the terms that they are sums of */
 };
 
 static struct rows make_rows(size_t count, size_t channels) {
@@ -96,7 +97,7 @@ static struct rows make_rows(size_t count, size_t channels) {
 static int rows_agree(const struct rows *rows) {
     size_t count = rows->rows * rows->channels, bytes = count * sizeof *rows->y;
     int agrees = guards_hold((const unsigned char *)rows->y, 1, bytes, bytes);
-    double most = 0;
+    double most = rows->terms;
     for (size_t i = 0; i < count; i++)
         most = fmax(most, fabs(rows->expected[i]));
     for (size_t i = 0; i < count; i++)
@@ -148,7 +149,8 @@ struct tally check_softmax(const struct bd_kernel *kernel, const struct bd_kerne
     return tally;
 }
 
-static void layer_norm_in_double(const struct rows *rows, double epsilon) {
+/* x / deviation - mean / deviation: terms that are large where all x are nearly the same. */
+static void layer_norm_in_double(struct rows *rows, double epsilon) {
     double channels = (double)rows->channels;
     for (size_t r = 0; r < rows->rows; r++) {
         const float *x = rows->x + r * rows->channels;
@@ -157,8 +159,11 @@ static void layer_norm_in_double(const struct rows *rows, double epsilon) {
             mean += (double)x[c] / channels;
         for (size_t c = 0; c < rows->channels; c++)
             variance += ((double)x[c] - mean) * ((double)x[c] - mean) / channels;
-        for (size_t c = 0; c < rows->channels; c++)
-            y[c] = ((double)x[c] - mean) / sqrt(variance + epsilon) * (double)rows->scale[c] + (double)rows->bias[c];
+        for (size_t c = 0; c < rows->channels; c++) {
+            double factor = (double)rows->scale[c] / sqrt(variance + epsilon);
+            y[c] = ((double)x[c] - mean) * factor + (double)rows->bias[c];
+            rows->terms = fmax(rows->terms, fabs(mean * factor));
+        }
     }
 }
 

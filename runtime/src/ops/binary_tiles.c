@@ -52,20 +52,9 @@ static void accumulate_weights(struct bd_step *step) {
                             (uint64_t *)(void *)(tiled->weights + block * tiled->block_bytes));
 }
 
-/* What the windows reach of the input and its padding, from its upper left corner on. */
-struct reach {
-    size_t height, width;
-};
-
-static struct reach reach_of(const struct bd_window *window) {
-    int height = (window->out_height - 1) * window->stride_y + (window->kernel_height - 1) * window->dilation_y + 1;
-    int width = (window->out_width - 1) * window->stride_x + (window->kernel_width - 1) * window->dilation_x + 1;
-    return (struct reach){(size_t)height, (size_t)width};
-}
-
 static int must_lay_planes(const struct bd_step *step) {
     const struct bd_window *window = &step->window;
-    struct reach reach = reach_of(window);
+    struct bd_reach reach = bd_reach_of(window);
     int padded = window->pad_top > 0 || window->pad_left > 0 || reach.height > (size_t)window->height ||
                  reach.width > (size_t)window->width;
     return !bd_is_depthwise(step) && (padded || (step->tiled.groups > 1 && step->tiled.channels % 64 != 0));
@@ -73,7 +62,7 @@ static int must_lay_planes(const struct bd_step *step) {
 
 /* In the planes each word of a pixel stands behind those of the whole picture, in the input behind the one before. */
 static size_t from_word_to_word(const struct bd_step *step) {
-    struct reach reach = reach_of(&step->window);
+    struct bd_reach reach = bd_reach_of(&step->window);
     return must_lay_planes(step) ? reach.height * reach.width : 1;
 }
 
@@ -95,7 +84,7 @@ static void place_window_words(struct bd_step *step) {
 
 static void take_planes(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
-    struct reach reach = reach_of(&step->window);
+    struct bd_reach reach = bd_reach_of(&step->window);
     uint64_t plane = (uint64_t)reach.height * reach.width * sizeof(uint64_t), words = bd_words(tiled->channels);
     bd_share(model, BD_REGROUPED, (uint64_t)tiled->groups * words * plane);
     tiled->source = model->shared[BD_REGROUPED];
@@ -167,7 +156,7 @@ static void copy_row(const struct bd_step *step, const uint64_t *row, size_t fir
 
 /* One row of a plane, in which the input's row begins behind the left padding; no row is NULL. */
 static void lay_row(const struct bd_step *step, const uint64_t *row, size_t first, size_t count, uint64_t *to) {
-    size_t width = reach_of(&step->window).width, left = row == NULL ? width : (size_t)step->window.pad_left;
+    size_t width = bd_reach_of(&step->window).width, left = row == NULL ? width : (size_t)step->window.pad_left;
     left = left < width ? left : width;
     size_t pixels = width - left < (size_t)step->window.width ? width - left : (size_t)step->window.width;
     memset(to, 0, left * sizeof *to);
@@ -178,7 +167,7 @@ static void lay_row(const struct bd_step *step, const uint64_t *row, size_t firs
 void bd_lay_planes(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     if (!must_lay_planes(step))
         return;
-    struct reach reach = reach_of(&step->window);
+    struct bd_reach reach = bd_reach_of(&step->window);
     struct bd_range rows = bd_share_of(worker, reach.height);
     size_t channels = (size_t)step->tiled.channels, line = (size_t)step->window.width * bd_words(step->window.channels);
     for (size_t y = rows.first; y < rows.end; y++) {

@@ -7,17 +7,6 @@
 /* Bits of a word, its bytes, which are as many turns, and pixels that are packed together. */
 enum { WORD = 32, TURNS = 4, FOUR = 4 };
 
-/* What the windows reach of the input and its padding, from its upper left corner on. */
-struct reach {
-    size_t height, width;
-};
-
-static struct reach reach_of(const struct bd_window *window) {
-    int height = (window->out_height - 1) * window->stride_y + (window->kernel_height - 1) * window->dilation_y + 1;
-    int width = (window->out_width - 1) * window->stride_x + (window->kernel_width - 1) * window->dilation_x + 1;
-    return (struct reach){(size_t)height, (size_t)width};
-}
-
 /* Rows of the file [F][word], 32 bits each -> bytes [block][word][turn][NR]. */
 static void tile_weights(const struct bd_step *step) {
     const struct bd_tiled *tiled = &step->tiled;
@@ -36,7 +25,7 @@ static void tile_weights(const struct bd_step *step) {
 /* Where each word stands from the window's first one, and its channels. */
 static void place_words(const struct bd_step *step) {
     const struct bd_window *window = &step->window;
-    struct reach reach = reach_of(window);
+    struct bd_reach reach = bd_reach_of(window);
     size_t words = bd_half_words(step), width = (size_t)window->kernel_width, channels = (size_t)step->tiled.channels;
     for (size_t k = 0; k < step->tiled.words; k++) {
         size_t tap = k / words, word = k % words, left = channels - word * WORD;
@@ -48,7 +37,7 @@ static void place_words(const struct bd_step *step) {
 
 void bd_prepare_saturating(struct bd_model *model, struct bd_step *step) {
     struct bd_tiled *tiled = &step->tiled;
-    struct reach reach = reach_of(&step->window);
+    struct bd_reach reach = bd_reach_of(&step->window);
     uint64_t nr = (uint64_t)step->kernel->nr, mr = (uint64_t)step->kernel->mr;
     uint64_t planes = bd_half_words(step) * (uint64_t)reach.height * reach.width * sizeof(uint64_t);
     tiled->words = (size_t)tiled->taps * bd_half_words(step);
@@ -86,7 +75,7 @@ static void lay_row(const struct bd_step *step, const uint64_t *row, size_t firs
 }
 
 void bd_lay_doubled_planes(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
-    struct reach reach = reach_of(&step->window);
+    struct bd_reach reach = bd_reach_of(&step->window);
     struct bd_range rows = bd_share_of(worker, reach.height);
     size_t channels = (size_t)step->tiled.channels, line = (size_t)step->window.width * bd_words(step->window.channels);
     size_t top = (size_t)step->window.pad_top, height = (size_t)step->window.height;
