@@ -194,7 +194,8 @@ def measure(name: str, case: Case | onnx.ModelProto, isa: str | None, seconds: f
         image = floats(*(size if isinstance(size, int) else 1 for size in session.get_inputs()[0].shape))
         session.profile(image, runs=2)
         counted = [node.op == wanted if wanted else node.op not in TURNS for node in session.nodes]
-        kernels = ", ".join(node.kernel.removeprefix("bd_") for node in session.nodes if node.kernel)
+        shown = [node.kernel.removeprefix("bd_") for node, counts in zip(session.nodes, counted, strict=True) if counts]
+        kernels = ", ".join(filter(None, shown))
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(samples) < 10:
             (nodes,) = session.profile(image, runs=1, warmup=1)
