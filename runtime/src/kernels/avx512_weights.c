@@ -14,6 +14,8 @@
 
 #include "tile.h"
 
+#include <string.h>
+
 enum { FLOAT_BITS = 4, FLOATS = 16, FLOAT_CODES = 8, SHORT_BITS = 5, SHORTS = 32, SHORT_CODES = 3 };
 
 /* Sums of 16-bit integers that fit whatever the activations are: one entry is at most 5 * 128. */
@@ -94,7 +96,7 @@ void bd_wgemv_f32_1x64__avx512(size_t taps, size_t groups, const void *const *ro
 
 /* Word `code` is the sum of five bytes with the signs of its bits. vpmaddubsw sums the products of pairs, and its first
  * factor has no sign: it reads x + 128, and 128 times the sum of the signs is taken off again. */
-BD_INLINE __m512i short_table(__m128i five) {
+BD_INLINE __m512i short_table(const uint8_t *five) {
     const __m512i one = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1), offset = _mm512_set1_epi8(-128);
     const __m512i first = _mm512_mask_blend_epi8(UINT64_C(0xe4e4e4e4e4e4e4e4), one, minus);
     const __m512i second = _mm512_mask_blend_epi8(UINT64_C(0xffaa5500ffaa5500), one, minus);
@@ -103,18 +105,21 @@ BD_INLINE __m512i short_table(__m128i five) {
     const __m512i surplus =
         _mm512_add_epi16(_mm512_maddubs_epi16(last, third),
                          _mm512_add_epi16(_mm512_maddubs_epi16(offset, first), _mm512_maddubs_epi16(offset, second)));
-    __m512i all = _mm512_broadcastq_epi64(_mm_xor_si128(five, _mm_set1_epi8(-128)));
+    long long bytes;
+    memcpy(&bytes, five, sizeof bytes);
+    __m512i all = _mm512_set1_epi64(bytes);
     __m512i low = _mm512_maddubs_epi16(_mm512_shuffle_epi8(all, _mm512_set1_epi16(0x0100)), first);
     __m512i high = _mm512_maddubs_epi16(_mm512_shuffle_epi8(all, _mm512_set1_epi16(0x0302)), second);
     __m512i fifth = _mm512_maddubs_epi16(_mm512_shuffle_epi8(all, _mm512_set1_epi16((short)0x8004)), third);
     return _mm512_add_epi16(_mm512_add_epi16(low, high), _mm512_sub_epi16(fifth, surplus));
 }
 
-/* Sixteen floats as integers, lanes that are not present as 0. NaN is the lowest: max gives its second operand then. */
+/* Sixteen floats as integers + 128, lanes that are not present as 128. NaN is the lowest: max gives its second operand
+ * then. */
 BD_INLINE __m128i quantize(__mmask16 present, const float *x, __m512 scale) {
     __m512 value = _mm512_div_ps(_mm512_maskz_loadu_ps(present, x), scale);
     value = _mm512_min_ps(_mm512_max_ps(value, _mm512_set1_ps(-128)), _mm512_set1_ps(127));
-    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value));
+    return _mm_xor_si128(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)), _mm_set1_epi8(-128));
 }
 
 /* Integers of one pixel that are made at once: a multiple of 16 and of the channels of a table. */
@@ -122,7 +127,7 @@ enum { SOME_CHANNELS = 16 * SHORT_BITS };
 
 void bd_tables_i16_5x32__avx512(size_t pixels, size_t channels, const float *x, float scale, int16_t *tables) {
     const __m512 scales = _mm512_set1_ps(scale);
-    int8_t integers[SOME_CHANNELS + 16];
+    uint8_t integers[SOME_CHANNELS + 16];
     for (size_t p = 0; p < pixels; p++, x += channels)
         for (size_t first = 0; first < channels; first += SOME_CHANNELS) {
             size_t some = channels - first < SOME_CHANNELS ? channels - first : SOME_CHANNELS;
@@ -130,11 +135,9 @@ void bd_tables_i16_5x32__avx512(size_t pixels, size_t channels, const float *x, 
                 __mmask16 present = (__mmask16)(some - c < 16 ? (1u << (some - c)) - 1 : 0xffff);
                 _mm_storeu_si128((__m128i *)(void *)(integers + c), quantize(present, x + first + c, scales));
             }
-            for (size_t c = 0; c < some; c += SHORT_BITS, tables += SHORTS) {
-                uint64_t left = some - c < SHORT_BITS ? some - c : SHORT_BITS;
-                __m128i five = _mm_maskz_loadu_epi8((__mmask16)((1u << left) - 1), integers + c);
-                _mm512_storeu_si512(tables, short_table(five));
-            }
+            memset(integers + some, 128, SHORT_BITS);
+            for (size_t c = 0; c < some; c += SHORT_BITS, tables += SHORTS)
+                _mm512_storeu_si512(tables, short_table(integers + c));
         }
 }
 
