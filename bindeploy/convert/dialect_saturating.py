@@ -140,7 +140,7 @@ def _convolve(op: Any, ref: Attributes, x: Value, words: Value, kernel: Value) -
     left = op.Reshape(by_filter, _joined(op, every, group, functions.axes(op, -1, packed.WORD)))
     filters = op.Shape(left, start=2, end=3)
     total = _add(op, left, right, _joined(op, op.Shape(first, start=3, end=5), filters, pixels))
-    return op.Reshape(total, _joined(op, every, rest, picture))
+    return op.Reshape(total, _joined(op, every, op.Mul(group, filters), picture))
 
 
 def _multiply(op: Any, x: Value, words: Value) -> Value:
@@ -151,7 +151,7 @@ def _multiply(op: Any, x: Value, words: Value) -> Value:
     left, right = op.Transpose(rows, perm=[1, 0, 2]), op.Transpose(words, perm=[1, 2, 0])
     shape = _joined(op, op.Shape(left, start=1, end=2), op.Shape(right, start=2))
     total = _add(op, left, right, shape)
-    return op.Reshape(total, _joined(op, op.Shape(x, end=-1), rest))
+    return op.Reshape(total, _joined(op, op.Shape(x, end=-1), op.Shape(right, start=2)))
 
 
 def _affine_pictures(op: Any, dot: Value, scale: Value, bias: Value) -> Value:

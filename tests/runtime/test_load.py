@@ -407,7 +407,8 @@ def test_bench_writes_what_the_library_computes(
     model = open_plan(PLAN, "scalar")
     logits = np.fromfile(folder / "logits", np.float32).reshape(2, 5, 1, 1)
     np.testing.assert_array_equal(logits, np.concatenate([model.run(image) for image in images]))
-    binary = [i for i in range(NODES) if b"binary_conv" in model.node(i).op]
+    layers = (b"binary_conv", b"saturating_conv")
+    binary = [i for i in range(NODES) if model.node(i).op.startswith(layers)]
     expected = [model.integers(image, node).ravel() for image in images for node in binary]
     integers = np.fromfile(folder / "integers", np.int32)
     np.testing.assert_array_equal(integers, np.concatenate(expected))
