@@ -25,6 +25,7 @@ from bindeploy.emit.plan_ends import read, write
 from bindeploy.emit.plan_format import Plan
 from bindeploy.emit.plan_memory import Lifetime, place
 from bindeploy.emit.plan_rectifiers import fuse_rectifiers
+from bindeploy.emit.plan_rounding import round_between_layers
 from bindeploy.emit.plan_strided import Strided
 from bindeploy.errors import BindeployError
 
@@ -132,6 +133,7 @@ def lower(model: ir.Model) -> Plan:
     target_tensor = write(builder, target)
     fuse_into_bounds(builder, target_tensor)
     fuse_rectifiers(builder, target_tensor)
+    round_between_layers(builder, target_tensor)
     builder.drop_unread("to_nhwc", target_tensor)
     source_tensor, target_tensor = builder.forget_unused(source_tensor, target_tensor)
     arena_bytes = _place_activations(builder, source_tensor, target_tensor)

@@ -171,6 +171,8 @@ struct bd_operator {
     int optional_from;     /* inputs from this one on may be absent; 0 where none may */
     int residual;          /* the input that is added to the result, of its shape and optional; 0 where none is */
     int rectifier;         /* the input that rectifies the result (ops/maps.h), optional; 0 where none does */
+    int rounding;          /* the input whose scale rounds the result to i8 (ops/maps.h), optional; 0 where none does */
+    int takes_integers;    /* whether input 0 may be i8 as well, rounded by the layer before */
     const char *kernel_op; /* "bgemm", ... or NULL */
     const char *kernel_out;
     const char *edge_op;      /* in place of kernel_op where its rows are faster; NULL where there is none */

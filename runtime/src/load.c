@@ -156,7 +156,8 @@ static int read_inputs(struct bd_step *step, struct bd_model *model, int index, 
         if (input >= model->header.tensor_count)
             return bd_fail_at(step, error, "input %d of %s is missing", i, step->op->name);
         struct bd_tensor *tensor = &model->tensors[input];
-        if (tensor->type != step->op->in[i])
+        int integers = i == 0 && step->op->takes_integers && tensor->type == BD_I8;
+        if (tensor->type != step->op->in[i] && !integers)
             return bd_fail_at(step, error, "input `%.60s` is %s, and %s needs %s", tensor->name,
                               type_name(tensor->type), step->op->name, type_name(step->op->in[i]));
         int residual = step->op->residual > 0 && i == step->op->residual;
@@ -174,9 +175,11 @@ static int read_output(struct bd_step *step, struct bd_model *model, int index, 
     if (step->node->output >= model->header.tensor_count)
         return bd_fail_at(step, error, "its output is missing");
     struct bd_tensor *tensor = &model->tensors[step->node->output];
-    if (tensor->type != step->op->out)
+    int rounds = step->op->rounding > 0 && step->in[step->op->rounding] != NULL;
+    enum bd_type wanted = rounds ? BD_I8 : step->op->out;
+    if (tensor->type != wanted)
         return bd_fail_at(step, error, "output `%.60s` is %s, and %s writes %s", tensor->name, type_name(tensor->type),
-                          step->op->name, type_name(step->op->out));
+                          step->op->name, type_name(wanted));
     if (tensor->place != BD_ARENA)
         return bd_fail_at(step, error, "output `%.60s` is a constant", tensor->name);
     if (tensor->written != BD_NEVER)

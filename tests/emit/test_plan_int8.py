@@ -7,6 +7,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bindeploy.convert import dialect
 from bindeploy.emit.plan import lower
+from bindeploy.emit.plan_format import Type
 from bindeploy.errors import BindeployError
 from bindeploy.session import Session
 
@@ -84,6 +85,24 @@ def test_a_clamp_goes_into_the_layer(graph):
     model = model_of(graph, "[N,6,5,5]", body, constants(6, 6, 2, 2))
     assert both(model, given(2, 6, 5, 5)).min() == 0
     assert [node.op for node in lower(model).nodes] == ["to_nhwc", "int8_conv", "to_nchw"]
+
+
+CHAIN = f"""[a] v = bindeploy.Int8Conv2d {PLAIN} (x, w, i, s, b) [r] u = Relu(v)
+    [c] y = bindeploy.Int8Conv2d {PLAIN} (u, p, i, s, b)"""
+
+
+@pytest.mark.parametrize(
+    ("after", "output", "type"),
+    [("", "y", Type.I8), ("z = Add(y, u)", "z", Type.F32)],
+    ids=["read as integers alone", "read as floats too"],
+)
+def test_a_layer_rounds_what_integers_alone_read(after, output, type, graph):
+    arrays = constants(6, 6, 1, 1) | {"p": RANDOM.integers(-9, 9, (6, 6, 1, 1)).astype(np.int8)}
+    model = model_of(graph, "[N,6,5,5]", f"{CHAIN} {after}", arrays, f"float {output}")
+    both(model, given(2, 6, 5, 5))
+    plan = lower(model)
+    first = next(node for node in plan.nodes if node.op == "int8_conv")
+    assert plan.tensors[first.output].type is type
 
 
 REFUSED = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from plan_builder import BITS, OPCODES, Plan
+from plan_builder import BITS, F32, I8, OPCODES, Plan
 
 from bindeploy import bits
 
@@ -31,8 +31,9 @@ def every_op_plan(side: int = 6) -> bytes:
     def step(
         op: str, inputs: tuple[int | None, ...], shape: tuple[int, ...], **settings: object
     ) -> int:
-        kind = {"type": BITS} if settings.pop("to_bits", False) else {}
-        return plan.node(op, inputs, plan.activation(f"{op}.y", shape, **kind), **settings)
+        kind = BITS if settings.pop("to_bits", False) else F32
+        kind = I8 if settings.pop("to_integers", False) else kind
+        return plan.node(op, inputs, plan.activation(f"{op}.y", shape, kind), **settings)
 
     padded = {"kernel": (3, 3), "pads": (1, 1, 1, 1)}
     pool = {"kernel": (2, 2), "strides": (2, 2)}
@@ -47,7 +48,10 @@ def every_op_plan(side: int = 6) -> bytes:
     rectifier = vector("rectifier", 3 * CHANNELS)
     floats = step("binary_weight_conv", (*stem, None, rectifier), wide, **padded)
     whole = (floats, packed("whole.bits", CHANNELS, 3, 3, CHANNELS), step_size, *stem[2:])
-    floats = step("binary_weight_int8_conv", (*whole, floats, rectifier), wide, **padded)
+    rounded = (*whole, None, None, step_size)
+    rounded = step("binary_weight_int8_conv", rounded, wide, to_integers=True, **padded)
+    whole = (rounded, *whole[1:], floats, rectifier)
+    floats = step("binary_weight_int8_conv", whole, wide, **padded)
     lowest = plan.constant("lowest", np.full(CHANNELS, -0.5, np.float32))
     within = (floats, lowest, vector("highest", CHANNELS))
     signs = step("binarize", within, wide, to_bits=True)
@@ -81,7 +85,9 @@ def every_op_plan(side: int = 6) -> bytes:
     integers = random.integers(-127, 128, (CHANNELS, 3, 3, 11)).astype(np.int8)
     int8 = (y, plan.constant("sixth", integers), step_size, *second[2:])
     y = step("int8_conv", (*int8, y, rectifier), half, group=3, **padded)
-    compared = (y, *int8[1:3], thresholds, directions("d3"))
+    rounded = (y, *int8[1:], None, rectifier, step_size)
+    rounded = step("int8_conv", rounded, half, to_integers=True, group=3, **padded)
+    compared = (rounded, *int8[1:3], thresholds, directions("d3"))
     signs = step("int8_conv_threshold", compared, half, to_bits=True, group=3, **padded)
     y = step("add", (y, step("unpack", (signs,), half)), half)
     tokens, width = middle * middle, CHANNELS // 3

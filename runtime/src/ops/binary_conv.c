@@ -27,7 +27,8 @@ static int check_maps(const struct bd_step *step, char *error) {
 
 int bd_check_binary_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || check_pad_value(step, error) || check_maps(step, error) ||
-           bd_check_residual(step, 4, error) || bd_check_rectifier(step, 5, error) || bd_check_clamp(step, error);
+           bd_check_residual(step, 4, error) || bd_check_rectifier(step, 5, error) || bd_check_rounding(step, error) ||
+           bd_check_clamp(step, error);
 }
 
 int bd_check_binary_conv_threshold(struct bd_step *step, char *error) {
@@ -207,12 +208,13 @@ static void run_binary_conv_threshold(const struct bd_model *model, const struct
 }
 
 const struct bd_operator bd_operator_binary_conv = {.name = "binary_conv",
-                                                    .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32},
+                                                    .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                                     .out = BD_F32,
                                                     .constants_from = 1,
                                                     .optional_from = 4,
                                                     .residual = 4,
                                                     .rectifier = 5,
+                                                    .rounding = 6,
                                                     .kernel_op = "bgemm",
                                                     .kernel_out = "i32",
                                                     .edge_op = "bgemm_edge",

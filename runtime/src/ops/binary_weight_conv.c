@@ -22,7 +22,7 @@ enum { MAX_INT8_DEPTH = 1 << 17 };
 static int check_binary_weight_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
            bd_check_vector(step, 3, step->tiled.filters, error) || bd_check_residual(step, 4, error) ||
-           bd_check_rectifier(step, 5, error) || bd_check_clamp(step, error);
+           bd_check_rectifier(step, 5, error) || bd_check_rounding(step, error) || bd_check_clamp(step, error);
 }
 
 static int check_binary_weight_int8_conv(struct bd_step *step, char *error) {
@@ -31,7 +31,8 @@ static int check_binary_weight_int8_conv(struct bd_step *step, char *error) {
         return 1;
     if (bd_depth(step) > MAX_INT8_DEPTH)
         return bd_fail_at(step, error, "sums over %zu inputs: %d are possible", bd_depth(step), MAX_INT8_DEPTH);
-    return bd_check_residual(step, 5, error) || bd_check_rectifier(step, 6, error) || bd_check_clamp(step, error);
+    return bd_check_residual(step, 5, error) || bd_check_rectifier(step, 6, error) || bd_check_rounding(step, error) ||
+           bd_check_clamp(step, error);
 }
 
 /* ---- weights ---- */
@@ -141,6 +142,7 @@ static void prepare(struct bd_model *model, struct bd_step *step) {
         } else {
             size_t tile_bytes = (size_t)step->kernel->mr * tiled->row_bytes, most = CHUNK_BYTES / tile_bytes + 1;
             tiled->chunk = tiled->chunk < most ? tiled->chunk : most;
+            bd_scratch(model, BD_EXPANDED, (uint64_t)tiled->channels * sizeof(float));
         }
         if (model->memory != NULL)
             tile_bits(step);
@@ -151,25 +153,37 @@ static void prepare(struct bd_model *model, struct bd_step *step) {
     tiled->source = model->shared[BD_REGROUPED];
 }
 
+/* Integers as floats of their own value, which the tables' kernel rounds by 1: a row of channels at a time. */
+static void tabulate_integers(const struct bd_step *step, const struct bd_worker *worker, size_t first, size_t count,
+                              unsigned char *made) {
+    size_t channels = (size_t)step->tiled.channels;
+    float *row = worker->scratch[BD_EXPANDED];
+    for (size_t i = 0; i < count; i += channels, made += group_bytes(step)) {
+        bd_read_integers_as_floats(step, first + i, channels, row);
+        step->tables->run.tables_i16(1, channels, row, 1, (int16_t *)(void *)made);
+    }
+}
+
 static void make_source(const struct bd_model *model, const struct bd_step *step, const struct bd_worker *worker) {
     const struct bd_kernel *tables = step->tables;
     struct bd_range share = bd_share_of(worker, bd_pixels(step->in[0]));
     size_t groups = (size_t)step->tiled.groups, channels = (size_t)step->tiled.channels;
     size_t first = share.first * groups * channels, count = (share.end - share.first) * groups * channels;
-    const float *x = (const float *)step->in[0]->data + first;
     unsigned char *made = (unsigned char *)model->shared[BD_REGROUPED] + share.first * step->tiled.row_bytes;
     if (reads_input(step))
         return;
     if (!has_integers(step)) {
-        tables->run.tables_f32(count / channels, channels, x, (float *)(void *)made);
+        tables->run.tables_f32(count / channels, channels, (const float *)step->in[0]->data + first,
+                               (float *)(void *)made);
+    } else if (bd_has_slices(step)) {
+        bd_read_integers(step, first, count, (int8_t *)made);
+    } else if (tables == NULL) {
+        bd_read_integers_as_floats(step, first, count, (float *)(void *)made);
+    } else if (step->in[0]->type == BD_I8) {
+        tabulate_integers(step, worker, first, count, made);
     } else {
-        float scale = *(const float *)step->in[2]->data;
-        if (bd_has_slices(step))
-            bd_quantize(count, x, scale, (int8_t *)made);
-        else if (tables != NULL)
-            tables->run.tables_i16(count / channels, channels, x, scale, (int16_t *)(void *)made);
-        else
-            bd_quantize_floats(count, x, scale, (float *)(void *)made);
+        tables->run.tables_i16(count / channels, channels, (const float *)step->in[0]->data + first,
+                               *(const float *)step->in[2]->data, (int16_t *)(void *)made);
     }
 }
 
@@ -236,34 +250,38 @@ static void run(const struct bd_model *model, const struct bd_step *step, const 
         bd_convolve(model, step, worker, step->tables == NULL ? &products : &lookups);
 }
 
-const struct bd_operator bd_operator_binary_weight_conv = {.name = "binary_weight_conv",
-                                                           .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32},
-                                                           .out = BD_F32,
-                                                           .constants_from = 1,
-                                                           .optional_from = 4,
-                                                           .residual = 4,
-                                                           .rectifier = 5,
-                                                           .kernel_op = "fgemm",
-                                                           .kernel_out = "f32",
-                                                           .one_pixel_op = "fgemv",
-                                                           .depthwise_op = "fdepthwise",
-                                                           .lookup_out = "f32",
-                                                           .tables_out = "f32",
-                                                           .transform_op = "faffine",
-                                                           .transform_out = "f32",
-                                                           .check = check_binary_weight_conv,
-                                                           .prepare = prepare,
-                                                           .before = make_source,
-                                                           .run = run};
+const struct bd_operator bd_operator_binary_weight_conv = {
+    .name = "binary_weight_conv",
+    .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
+    .out = BD_F32,
+    .constants_from = 1,
+    .optional_from = 4,
+    .residual = 4,
+    .rectifier = 5,
+    .rounding = 6,
+    .kernel_op = "fgemm",
+    .kernel_out = "f32",
+    .one_pixel_op = "fgemv",
+    .depthwise_op = "fdepthwise",
+    .lookup_out = "f32",
+    .tables_out = "f32",
+    .transform_op = "faffine",
+    .transform_out = "f32",
+    .check = check_binary_weight_conv,
+    .prepare = prepare,
+    .before = make_source,
+    .run = run};
 
 const struct bd_operator bd_operator_binary_weight_int8_conv = {
     .name = "binary_weight_int8_conv",
-    .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
+    .in = {BD_F32, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
     .out = BD_F32,
     .constants_from = 1,
     .optional_from = 5,
     .residual = 5,
     .rectifier = 6,
+    .rounding = 7,
+    .takes_integers = 1,
     .kernel_op = "fgemm",
     .kernel_out = "f32",
     .one_pixel_op = "fgemv",

@@ -7,7 +7,8 @@
 
 static int check_conv(struct bd_step *step, char *error) {
     return bd_check_convolution(step, error) || bd_check_vector(step, 2, step->tiled.filters, error) ||
-           bd_check_residual(step, 3, error) || bd_check_rectifier(step, 4, error) || bd_check_clamp(step, error);
+           bd_check_residual(step, 3, error) || bd_check_rectifier(step, 4, error) || bd_check_rounding(step, error) ||
+           bd_check_clamp(step, error);
 }
 
 /* [C][tap] -> [tap][C] */
@@ -69,7 +70,7 @@ static void fuse(const struct bd_step *step, const struct bd_strip *strip) {
 
 static void conv_strip(const struct bd_model *model, const struct bd_step *step, const struct bd_strip *strip) {
     (void)model;
-    if (step->fused != NULL && step->rectify == NULL) {
+    if (step->fused != NULL && step->rectify == NULL && step->out->type == BD_F32) {
         fuse(step, strip);
     } else {
         bd_multiply_floats(step, strip);
@@ -87,12 +88,13 @@ static void run_conv(const struct bd_model *model, const struct bd_step *step, c
 }
 
 const struct bd_operator bd_operator_conv = {.name = "conv",
-                                             .in = {BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
+                                             .in = {BD_F32, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                              .out = BD_F32,
                                              .constants_from = 1,
                                              .optional_from = 3,
                                              .residual = 3,
                                              .rectifier = 4,
+                                             .rounding = 5,
                                              .kernel_op = "fgemm",
                                              .kernel_out = "f32",
                                              .one_pixel_op = "fgemv",

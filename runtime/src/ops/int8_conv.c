@@ -58,7 +58,7 @@ static int check_weights(struct bd_step *step, char *error) {
 static int check_int8_conv(struct bd_step *step, char *error) {
     return check_weights(step, error) || bd_check_vector(step, 3, step->tiled.filters, error) ||
            bd_check_vector(step, 4, step->tiled.filters, error) || bd_check_residual(step, 5, error) ||
-           bd_check_rectifier(step, 6, error) || bd_check_clamp(step, error);
+           bd_check_rectifier(step, 6, error) || bd_check_rounding(step, error) || bd_check_clamp(step, error);
 }
 
 static int check_int8_conv_threshold(struct bd_step *step, char *error) {
@@ -202,8 +202,8 @@ static void quantize_input(const struct bd_model *model, const struct bd_step *s
     if (step->kernel != NULL)
         bd_quantize_tiles(model, step, worker);
     else
-        bd_quantize(share.end - share.first, (const float *)step->in[0]->data + share.first,
-                    *(const float *)step->in[2]->data, (int8_t *)model->shared[BD_REGROUPED] + share.first);
+        bd_read_integers(step, share.first, share.end - share.first,
+                         (int8_t *)model->shared[BD_REGROUPED] + share.first);
 }
 
 /* Where the last tile has fewer pixels, the patches of earlier ones stand in for the rest, and are not written. */
@@ -257,12 +257,14 @@ static void run_int8_conv_threshold(const struct bd_model *model, const struct b
 }
 
 const struct bd_operator bd_operator_int8_conv = {.name = "int8_conv",
-                                                  .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
+                                                  .in = {BD_F32, BD_I8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                                   .out = BD_F32,
                                                   .constants_from = 1,
                                                   .optional_from = 5,
                                                   .residual = 5,
                                                   .rectifier = 6,
+                                                  .rounding = 7,
+                                                  .takes_integers = 1,
                                                   .kernel_op = "igemm",
                                                   .kernel_out = "i32",
                                                   .one_pixel_op = "igemv",
@@ -277,6 +279,7 @@ const struct bd_operator bd_operator_int8_conv_threshold = {.name = "int8_conv_t
                                                             .in = {BD_F32, BD_I8, BD_F32, BD_I32, BD_I8},
                                                             .out = BD_BITS,
                                                             .constants_from = 1,
+                                                            .takes_integers = 1,
                                                             .kernel_op = "igemm",
                                                             .kernel_out = "i32",
                                                             .one_pixel_op = "igemv",

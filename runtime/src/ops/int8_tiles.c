@@ -41,8 +41,7 @@ void bd_quantize_tiles(const struct bd_model *model, const struct bd_step *step,
     struct bd_range share = bd_share_of(worker, bd_pixels(step->in[0]) * (size_t)step->window.channels);
     uint8_t *integers = (uint8_t *)model->shared[BD_REGROUPED] + share.first;
     size_t count = share.end - share.first;
-    bd_quantize(count, (const float *)step->in[0]->data + share.first, *(const float *)step->in[2]->data,
-                (int8_t *)integers);
+    bd_read_integers(step, share.first, count, (int8_t *)integers);
     for (size_t i = 0; i < count; i++)
         integers[i] ^= ZERO;
 }

@@ -3,7 +3,8 @@
  *   y = clamp(scale * sum + bias + residual), or where there is a rectifier
  *   y = (s < 0 ? slope * s : s) + after,  s = (clamp(scale * sum + bias) + residual) + before
  *
- * A rectifier is one vector [3 F]: slopes, what is added before, what is added after. */
+ * A rectifier is one vector [3 F]: slopes, what is added before, what is added after. Where there is a scale to round
+ * by, what is written are the integers clamp(round(y / scale), -128, 127); then there is no residual. */
 #ifndef BD_OPS_MAPS_H
 #define BD_OPS_MAPS_H
 
@@ -11,6 +12,9 @@
 
 /* Whether input `index` is absent or a rectifier. */
 int bd_check_rectifier(const struct bd_step *step, int index, char *error);
+
+/* Whether the scale to round by is absent, or one of a layer that can. */
+int bd_check_rounding(const struct bd_step *step, char *error);
 
 /* Writes y of a strip of integers. */
 void bd_map_integers(const struct bd_step *step, const struct bd_strip *strip, const float *scale, const float *bias);

@@ -4,6 +4,7 @@
 #include "quantize.h"
 
 #include <float.h>
+#include <string.h>
 
 int bd_check_step_size(const struct bd_step *step, int index, char *error) {
     if (bd_check_vector(step, index, 1, error))
@@ -19,9 +20,19 @@ void bd_quantize(size_t count, const float *x, float scale, int8_t *integers) {
         integers[i] = (int8_t)bd_quantized(x[i], scale);
 }
 
-void bd_quantize_floats(size_t count, const float *x, float scale, float *integers) {
+void bd_read_integers(const struct bd_step *step, size_t first, size_t count, int8_t *integers) {
+    if (step->in[0]->type == BD_I8)
+        memcpy(integers, (const int8_t *)step->in[0]->data + first, count);
+    else
+        bd_quantize(count, (const float *)step->in[0]->data + first, *(const float *)step->in[2]->data, integers);
+}
+
+void bd_read_integers_as_floats(const struct bd_step *step, size_t first, size_t count, float *integers) {
+    const void *x = step->in[0]->data;
+    float scale = *(const float *)step->in[2]->data;
     for (size_t i = 0; i < count; i++)
-        integers[i] = bd_quantized(x[i], scale);
+        integers[i] = step->in[0]->type == BD_I8 ? (float)((const int8_t *)x)[first + i]
+                                                 : bd_quantized(((const float *)x)[first + i], scale);
 }
 
 static int check_quantize_int8(struct bd_step *step, char *error) {

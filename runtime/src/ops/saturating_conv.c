@@ -72,12 +72,13 @@ static void run_saturating_conv_threshold(const struct bd_model *model, const st
 }
 
 const struct bd_operator bd_operator_saturating_conv = {.name = "saturating_conv",
-                                                        .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32},
+                                                        .in = {BD_BITS, BD_U8, BD_F32, BD_F32, BD_F32, BD_F32, BD_F32},
                                                         .out = BD_F32,
                                                         .constants_from = 1,
                                                         .optional_from = 4,
                                                         .residual = 4,
                                                         .rectifier = 5,
+                                                        .rounding = 6,
                                                         .kernel_op = "sgemm",
                                                         .kernel_out = "i32",
                                                         .one_pixel_op = "sgemv",
