@@ -1,0 +1,118 @@
+"""Floats to packed words and back, and pictures with padding around them. All NHWC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from bindeploy.emit.tvm.processor import (
+    WORD,
+    Expression,
+    Processor,
+    broadcast,
+    kernel,
+    single_bits,
+    span,
+)
+
+Shape = tuple[int, ...]
+
+
+def words_of(channels: int, groups: int = 1) -> int:
+    """Words of a pixel: every group begins at a word."""
+    return groups * -(-(channels // groups) // WORD)
+
+
+def binarize(name: str, shape: Shape, groups: int, processor: Processor) -> Any:
+    """PrimFunc (x float32 [1, H, W, C], y uint32 [1, H, W, words]): bit 1 where not (x >= 0)."""
+    _, height, width, channels = shape
+    depth = channels // groups
+    words = words_of(depth)
+    with kernel(name) as builder:
+        x = T.arg("x", T.Buffer(shape, "float32"))
+        y = T.arg("y", T.Buffer((1, height, width, groups * words), "uint32"))
+        with T.grid(height, width, groups) as (row, column, group):
+            whole, rest = divmod(depth, WORD)
+            if whole:
+                with T.serial(0, whole) as word:
+                    bits = _word(x, (row, column), group * depth + word * WORD, WORD, processor)
+                    T.buffer_store(y, bits, [0, row, column, group * words + word])
+            if rest:
+                bits = _word(x, (row, column), group * depth + whole * WORD, rest, processor)
+                T.buffer_store(y, bits, [0, row, column, group * words + whole])
+    return builder.get()
+
+
+def _word(
+    x: Any, pixel: tuple[Expression, ...], first: Expression, count: int, processor: Processor
+) -> Expression:
+    """The word of `count` channels from `first` on."""
+    bits = T.uint32(0)
+    start = 0
+    for lanes in (WORD, WORD // 2, processor.lanes, 1):
+        if lanes > 1 and processor.lanes == 1:
+            continue
+        while count - start >= lanes:
+            positive = x[(0, *pixel, span(first + start, lanes))] >= broadcast(T.float32(0), lanes)
+            found = processor.bits(T.Not(positive), lanes)
+            bits = bits | T.shift_left(found, T.uint32(start))
+            start += lanes
+    return bits
+
+
+def unpack(name: str, shape: Shape, groups: int, processor: Processor) -> Any:
+    """PrimFunc (x uint32 [1, H, W, words], y float32 [1, H, W, C]): -1 where the bit is 1."""
+    _, height, width, channels = shape
+    depth = channels // groups
+    words = words_of(depth)
+    with kernel(name) as builder:
+        x = T.arg("x", T.Buffer((1, height, width, groups * words), "uint32"))
+        y = T.arg("y", T.Buffer(shape, "float32"))
+        with T.grid(height, width, groups) as (row, column, group):
+            for start in range(0, depth, processor.lanes):
+                whole = start + processor.lanes <= depth
+                lanes = processor.lanes if whole else 1
+                for at in range(start, min(start + processor.lanes, depth), lanes):
+                    word = x[0, row, column, group * words + at // WORD]
+                    sign = _signs(word, at % WORD, lanes)
+                    place = [0, row, column, span(group * depth + at, lanes)]
+                    T.buffer_store(y, sign, place)
+    return builder.get()
+
+
+def _signs(word: Expression, first: int, lanes: int) -> Expression:
+    """+-1 of `lanes` bits of a word."""
+    negative = (broadcast(word, lanes) & single_bits(lanes, first)) != broadcast(T.uint32(0), lanes)
+    minus, plus = (broadcast(T.float32(value), lanes) for value in (-1, 1))
+    return T.Select(negative, minus, plus)
+
+
+def pad(name: str, shape: Shape, pads: Shape, dtype: str, value: float) -> Any:
+    """PrimFunc (x [1, H, W, D], y with `pads` (top, left, bottom, right) around, of `value`)."""
+    _, height, width, depth = shape
+    top, left, bottom, right = pads
+    padded = (1, top + height + bottom, left + width + right, depth)
+    with kernel(name) as builder:
+        x = T.arg("x", T.Buffer(shape, dtype))
+        y = T.arg("y", T.Buffer(padded, dtype))
+        with T.serial(0, padded[1]) as row:
+            inside = T.And(row >= top, row < top + height)
+            with T.If(inside):
+                with T.Then():
+                    _fill(y, row, 0, left, depth, dtype, value)
+                    with T.grid(width, depth) as (column, d):
+                        number = x[0, row - top, column, d]
+                        T.buffer_store(y, number, [0, row, left + column, d])
+                    _fill(y, row, left + width, right, depth, dtype, value)
+                with T.Else():
+                    _fill(y, row, 0, padded[2], depth, dtype, value)
+    return builder.get()
+
+
+def _fill(
+    y: Any, row: Expression, first: int, count: int, depth: int, dtype: str, value: float
+) -> None:
+    if count:
+        with T.grid(count, depth) as (column, d):
+            T.buffer_store(y, T.Cast(dtype, value), [0, row, first + column, d])

@@ -1,0 +1,169 @@
+"""What a pixel's word or number and a vector of weights add to a vector of sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.tirx.script import builder as T
+
+from bindeploy.emit.tvm.convolution import Layer, Tile
+from bindeploy.emit.tvm.processor import WORD, Expression, broadcast, cast, single_bits, span
+
+
+class _Product:
+    """Weights are laid out as `Tile.laid_out` says, one a filter."""
+
+    x_dtype = weight_dtype = sum_dtype = "float32"
+
+    @property
+    def zero(self) -> Expression:
+        return T.Cast(self.sum_dtype, 0)
+
+    def pixel(self, layer: Layer) -> int:
+        """Numbers or words of one pixel of x."""
+        return layer.groups * layer.depth
+
+    def numbers(
+        self,
+        x: Any,
+        pixel: tuple[Expression, ...],
+        tile: Tile,
+        block: Expression,
+        d: Expression,
+        start: int,
+        lanes: int,
+    ) -> Expression:
+        """What a pixel gives the filters of a block from `start` on: one number for all of them."""
+        first = (block // tile.blocks) * tile.layer.depth if tile.layer.groups > 1 else 0
+        return broadcast(x[(*pixel, first + d)], lanes)
+
+    def weight_shape(self, tile: Tile) -> tuple[int, ...]:
+        layer = tile.layer
+        return (layer.groups * tile.blocks, *layer.kernel, layer.depth, tile.block)
+
+    def laid_out(self, weight: NDArray, tile: Tile) -> NDArray:
+        return tile.laid_out(weight)
+
+    def weights(
+        self, weight: Expression, place: tuple[Expression, ...], start: int, lanes: int
+    ) -> Expression:
+        return weight[(*place, span(start, lanes))]
+
+
+class Floats(_Product):
+    """sum + x * w."""
+
+    def step(
+        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
+    ) -> Expression:
+        return total + x * w
+
+
+class Bytes(_Product):
+    """sum + x * w of int8, exact in int32."""
+
+    x_dtype = weight_dtype = "int8"
+    sum_dtype = "int32"
+
+    def step(
+        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
+    ) -> Expression:
+        return total + cast("int32", x, lanes) * cast("int32", w, lanes)
+
+
+@dataclass(frozen=True)
+class Bits(_Product):
+    """sum + popcount(x xor w): the dot product of K signs is K - 2 sum."""
+
+    x_dtype = weight_dtype = sum_dtype = "uint32"
+
+    def step(
+        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
+    ) -> Expression:
+        return total + T.popcount(x ^ w)
+
+
+@dataclass(frozen=True)
+class SaturatingBits(_Product):
+    """clamp(sum + n - 2 popcount(x xor w), -128, 127) after each word of n channels.
+
+    `channels` of one tap; its last word may hold fewer than 32.
+    """
+
+    channels: int
+    x_dtype = weight_dtype = "uint32"
+    sum_dtype = "int32"
+
+    def step(
+        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
+    ) -> Expression:
+        last = -(-self.channels // WORD) - 1
+        rest = self.channels - last * WORD
+        valid = T.Select(d == last, T.int32(rest), T.int32(WORD)) if rest < WORD else T.int32(WORD)
+        ones = cast("int32", T.popcount(x ^ w), lanes)
+        moved = total + broadcast(valid, lanes) - ones - ones
+        low, high = (broadcast(T.int32(bound), lanes) for bound in (-128, 127))
+        return T.min(T.max(moved, low), high)
+
+
+class Signs(_Product):
+    """sum +- x: weights are one bit a filter, a word for 32 filters, and stay so in memory."""
+
+    weight_dtype = "uint32"
+
+    def weight_shape(self, tile: Tile) -> tuple[int, ...]:
+        *leading, block = super().weight_shape(tile)
+        return (*leading, -(-block // WORD))
+
+    def laid_out(self, weight: NDArray, tile: Tile) -> NDArray:
+        """`weight` holds 1 where it is -1."""
+        tiled = tile.laid_out(weight)
+        padding = [(0, 0)] * (tiled.ndim - 1) + [(0, -tiled.shape[-1] % WORD)]
+        packed = np.packbits(np.pad(tiled, padding), axis=-1, bitorder="little")
+        return np.ascontiguousarray(packed).view("<u4")
+
+    def weights(
+        self, weight: Expression, place: tuple[Expression, ...], start: int, lanes: int
+    ) -> Expression:
+        word = weight[(*place, start // WORD)]
+        zero = broadcast(T.uint32(0), lanes)
+        return (broadcast(word, lanes) & single_bits(lanes, start % WORD)) != zero
+
+    def step(
+        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
+    ) -> Expression:
+        return total + T.Select(w, -x, x)
+
+
+class DepthwiseFloats(Floats):
+    """sum + x * w, every filter with a channel of its own; whole vectors of them."""
+
+    def pixel(self, layer: Layer) -> int:
+        return layer.filters
+
+    def numbers(self, x, pixel, tile, block, d, start, lanes):
+        return x[(*pixel, span(block * tile.block + start, lanes))]
+
+
+class DepthwiseBits(Signs):
+    """sum + (x xor w), every filter with a bit of its own of x and w."""
+
+    x_dtype = sum_dtype = "uint32"
+
+    def pixel(self, layer: Layer) -> int:
+        return -(-layer.filters // WORD)
+
+    def numbers(self, x, pixel, tile, block, d, start, lanes):
+        return broadcast(x[(*pixel, (block * tile.block + start) // WORD)], lanes)
+
+    def weights(self, weight, place, start, lanes):
+        word = broadcast(weight[(*place, start // WORD)], lanes)
+        return word, single_bits(lanes, start % WORD)
+
+    def step(self, total, x, w, d, lanes):
+        word, bit = w
+        zero, one = (broadcast(T.uint32(value), lanes) for value in (0, 1))
+        return total + T.Select(((x ^ word) & bit) != zero, one, zero)

@@ -1,0 +1,143 @@
+"""A Relax function in the making, and the other forms in which its tensors exist.
+
+ONNX has pictures as NCHW floats. Our kernels read and write NHWC, of floats or of packed words. So
+a tensor that a kernel of ours wrote is known in both forms: whoever can read NHWC or words asks for
+them, all others get NCHW, and what nobody asked for is dropped before anything is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, s_tir
+
+from bindeploy.emit.tvm import packing
+from bindeploy.emit.tvm.processor import Processor
+
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass
+class Forms:
+    """What a tensor exists as, beside the form that ONNX gives it.
+
+    `last` is NHWC; `words` are packed, by the number of groups that begin at a word, and `signs`
+    says that it holds nothing else. `again` computes the layer that made it anew, with a residual
+    or bounds, unless it is `bounded` already: see `outputs.Affine`. `reads` counts who reads it.
+    """
+
+    last: Any = None
+    words: dict[int, Any] = field(default_factory=dict)
+    signs: bool = False
+    again: Callable[..., Any] | None = None
+    bounded: bool = False
+    reads: int = 0
+
+
+class Values:
+    """Tensors of the function that the block builder `block` is in."""
+
+    def __init__(self, block: Any, processor: Processor) -> None:
+        self.block, self.processor = block, processor
+        self._forms: dict[Any, Forms] = {}
+
+    def forms(self, value: Any) -> Forms:
+        return self._forms.setdefault(value, Forms())
+
+    def read_once(self, value: Any) -> bool:
+        return self.forms(value).reads == 1
+
+    def emit(self, expression: Any) -> Any:
+        return expression if isinstance(expression, tvm.ir.Var) else self.block.emit(expression)
+
+    def call(self, function: Any, inputs: Sequence[Any], shape: Sequence[int], dtype: str) -> Any:
+        """The tensor that a PrimFunc of ours computes from tensors and arrays."""
+        name = str(function.attrs["global_symbol"])
+        function = _in_block(function).without_attr("global_symbol")  # TVM tells equal names apart
+        tensors = [constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
+        made = relax.call_tir(
+            self.block.add_func(function, name), tensors, out_ty=relax.TensorType(shape, dtype)
+        )
+        return self.block.emit(made)
+
+    def picture(self, value: Any) -> tuple[int, int, int]:
+        """Height, width and channels of a tensor as kernels of ours see it: see `channels_last`."""
+        sizes = shape_of(value)
+        if len(sizes) == 4:
+            return sizes[2], sizes[3], sizes[1]
+        return 1, int(np.prod(sizes[1:-1], dtype=int)), sizes[-1]
+
+    def channels_last(self, value: Any) -> Any:
+        """`value` as [1, H, W, C]: rows of features [1, ..., C] are pixels of one picture row."""
+        forms = self.forms(value)
+        if forms.last is None:
+            if len(shape_of(value)) == 4:
+                forms.last = self.emit(relax.op.permute_dims(value, TO_LAST))
+            else:
+                forms.last = self.emit(relax.op.reshape(value, (1, *self.picture(value))))
+        return forms.last
+
+    def from_last(self, last: Any, rank: Sequence[int] | None = None) -> Any:
+        """The tensor as ONNX has it, of NHWC: NCHW, or reshaped to `rank`."""
+        if rank is None:
+            value = self.emit(relax.op.permute_dims(last, TO_FIRST))
+        else:
+            value = self.emit(relax.op.reshape(last, rank))
+        self.forms(value).last = last
+        return value
+
+    def words(self, value: Any, groups: int) -> Any:
+        """`value` binarized and packed, [1, H, W, words]."""
+        forms = self.forms(value)
+        if groups not in forms.words:
+            last = self.channels_last(value)
+            function = packing.binarize("binarize", shape_of(last), groups, self.processor)
+            height, width, channels = self.picture(value)
+            shape = (1, height, width, packing.words_of(channels, groups))
+            forms.words[groups] = self.call(function, [last], shape, "uint32")
+        return forms.words[groups]
+
+    def from_words(
+        self, words: Any, channels: int, groups: int, rank: Sequence[int] | None = None
+    ) -> Any:
+        """The tensor of +-1 as ONNX has it, of packed words."""
+        shape = (*shape_of(words)[:3], channels)
+        function = packing.unpack("unpack", shape, groups, self.processor)
+        value = self.from_last(self.call(function, [words], shape, "float32"), rank)
+        forms = self.forms(value)
+        forms.words[groups], forms.signs = words, True
+        return value
+
+    def padded(self, last: Any, pads: Sequence[int], fill: float) -> Any:
+        """NHWC floats or words with `pads` (top, left, bottom, right) of `fill` around them."""
+        if not any(pads):
+            return last
+        shape, dtype = shape_of(last), last.ty.dtype
+        top, left, bottom, right = pads
+        function = packing.pad("pad", shape, tuple(pads), str(dtype), fill)
+        out = (1, top + shape[1] + bottom, left + shape[2] + right, shape[3])
+        return self.call(function, [last], out, str(dtype))
+
+
+def _in_block(function: Any) -> Any:
+    """The function as TVM's passes over Relax expect one: all of it in a block."""
+    block = s_tir.SBlock([], [], [], "root", function.body)
+    return function.with_body(s_tir.SBlockRealize([], True, block))
+
+
+def constant(array: NDArray) -> Any:
+    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(array)))
+
+
+def array_of(value: Any) -> Any:
+    """The numbers of a constant, None of anything else."""
+    return value.value.numpy() if isinstance(value, tvm.ir.GenericConst) else None
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in value.ty.shape)
