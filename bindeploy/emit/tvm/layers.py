@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bindeploy import bits
 from bindeploy.emit.tvm import outputs, products
 from bindeploy.emit.tvm.convolution import Layer, Tile, convolution
-from bindeploy.emit.tvm.values import Values, array_of, shape_of
+from bindeploy.emit.tvm.values import Recipe, Values, array_of, shape_of
 
 Attributes = Mapping[str, Any]
 Lowering = Callable[[Values, Sequence[Any], Attributes], Any]
@@ -144,18 +144,19 @@ def _binary(
         made = _run(values, f"{name}_threshold", words, filters, layer, product, bits_out)
         return values.from_words(made, layer.filters, layer.groups, rank)
 
-    def run(residual: Any = None, bounds: tuple = (None, None)) -> Any:
+    def run(residual: Any, bounds: outputs.Bounds, last_bounds: outputs.Bounds) -> Any:
         affine = outputs.Affine(
-            scale=first, bias=second, bounds=bounds, residual=residual is not None, **about
+            scale=first,
+            bias=second,
+            bounds=bounds,
+            residual=residual is not None,
+            last_bounds=last_bounds,
+            **about,
         )
         made = _run(values, name, words, filters, layer, product, affine, residual)
-        value = values.from_last(made, rank)
-        if residual is None:
-            forms = values.forms(value)
-            forms.again, forms.bounded = partial(run, bounds=bounds), bounds != (None, None)
-        return value
+        return values.from_last(made, rank)
 
-    return run()
+    return values.follow(Recipe(run))
 
 
 def words_of_rows(packed: NDArray) -> NDArray[np.uint32]:
@@ -225,19 +226,19 @@ def _floats(
         **window,
     )
 
-    def run(residual: Any = None, bounds: tuple = (None, None)) -> Any:
+    def run(residual: Any, bounds: outputs.Bounds, last_bounds: outputs.Bounds) -> Any:
         affine = outputs.Affine(
-            scale=scale, bias=bias, bounds=bounds, residual=residual is not None
+            scale=scale,
+            bias=bias,
+            bounds=bounds,
+            residual=residual is not None,
+            last_bounds=last_bounds,
         )
         name = type(product).__name__.lower() + ("_dense" if rank else "_convolution")
         made = _run(values, name, last, weight, layer, product, affine, residual)
-        value = values.from_last(made, rank)
-        if residual is None:
-            forms = values.forms(value)
-            forms.again, forms.bounded = partial(run, bounds=bounds), bounds != (None, None)
-        return value
+        return values.from_last(made, rank)
 
-    return run()
+    return values.follow(Recipe(run))
 
 
 def convolution_of_floats(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:

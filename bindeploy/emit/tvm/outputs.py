@@ -16,6 +16,9 @@ from tvm.tirx.script import builder as T
 from bindeploy.emit.tvm.convolution import Tile
 from bindeploy.emit.tvm.processor import WORD, Expression, broadcast, cast, span
 
+Bounds = tuple[float | None, float | None]
+UNBOUNDED: Bounds = (None, None)
+
 NEVER = -(2**31)
 """A threshold below every sum."""
 
@@ -139,16 +142,17 @@ class Integers(_Output):
 
 @dataclass(kw_only=True)
 class Affine(_Output):
-    """clamp(scale * dot + bias) + residual in float32, one rounding an operation.
+    """clamp(clamp(scale * dot + bias) + residual) in float32, one rounding an operation.
 
-    `bounds` (lowest, highest) may be None; `residual` says whether a tensor of the output's shape
-    is added last.
+    The first clamp is to `bounds`, the last to `last_bounds` (lowest, highest); `residual` says
+    whether there is a tensor of the output's shape to add.
     """
 
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
-    bounds: tuple[float | None, float | None] = (None, None)
+    bounds: Bounds = UNBOUNDED
     residual: bool = False
+    last_bounds: Bounds = UNBOUNDED
 
     def vectors(self, tile: Tile) -> dict[str, NDArray]:
         ours = {"scale": tile.vector(self.scale), "bias": tile.vector(self.bias)}
@@ -165,13 +169,19 @@ class Affine(_Output):
         if nest.processor.llvm:
             dtype = "float32" if lanes == 1 else f"float32x{lanes}"
             product = T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", product)
-        value = product + self._buffers["bias"][at]
-        lowest, highest = self.bounds
-        if lowest is not None:
-            value = T.max(value, broadcast(T.float32(lowest), lanes))
-        if highest is not None:
-            value = T.min(value, broadcast(T.float32(highest), lanes))
-        return value + self._buffers["residual"][tuple(index)] if self.residual else value
+        value = _clamped(product + self._buffers["bias"][at], self.bounds, lanes)
+        if self.residual:
+            value = value + self._buffers["residual"][tuple(index)]
+        return _clamped(value, self.last_bounds, lanes)
+
+
+def _clamped(value: Expression, bounds: Bounds, lanes: int) -> Expression:
+    lowest, highest = bounds
+    if lowest is not None:
+        value = T.max(value, broadcast(T.float32(lowest), lanes))
+    if highest is not None:
+        value = T.min(value, broadcast(T.float32(highest), lanes))
+    return value
 
 
 @dataclass(kw_only=True)

@@ -64,20 +64,21 @@ def clip(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
 
 def _bounded(values: Values, x: Any, bounds: tuple[float | None, float | None]) -> Any:
     """The layer that made `x` with bounds, where nobody else reads it."""
-    forms = values.forms(x)
-    if forms.again is None or forms.bounded or not values.read_once(x):
-        return None
-    return forms.again(bounds=bounds)
+    recipe = values.recipe(x)
+    bounded = recipe.with_bounds(bounds) if recipe else None
+    return values.follow(bounded) if bounded else None
 
 
 def add(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
     """A sum as the residual of the layer that made one of its terms, if nobody else reads that."""
     for x, other in (inputs, inputs[::-1]):
         both = isinstance(x, tvm.ir.Var) and isinstance(other, tvm.ir.Var) and x is not other
-        if both and shape_of(x) == shape_of(other) and values.read_once(x):
-            again = values.forms(x).again
-            if again:
-                return again(residual=values.channels_last(other))
+        if not both or shape_of(x) != shape_of(other):
+            continue
+        recipe = values.recipe(x)
+        joined = recipe.with_residual(values.channels_last(other)) if recipe else None
+        if joined:
+            return values.follow(joined)
     return None
 
 

@@ -8,7 +8,7 @@ them, all others get NCHW, and what nobody asked for is dropped before anything 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,36 @@ from numpy.typing import NDArray
 from tvm import relax, s_tir
 
 from bindeploy.emit.tvm import packing
+from bindeploy.emit.tvm.outputs import UNBOUNDED, Bounds
 from bindeploy.emit.tvm.processor import Processor
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a layer was computed, so that what follows it can be computed with it: `outputs.Affine`.
+
+    `run(residual, bounds, last_bounds)` emits the layer anew; what was emitted before is dropped if
+    nobody reads it.
+    """
+
+    run: Callable[[Any, Bounds, Bounds], Any]
+    residual: Any = None
+    bounds: Bounds = UNBOUNDED
+    last_bounds: Bounds = UNBOUNDED
+
+    def with_bounds(self, bounds: Bounds) -> Recipe | None:
+        """The layer clamped; None where it is already."""
+        if self.residual is None and self.bounds == UNBOUNDED:
+            return replace(self, bounds=bounds)
+        if self.residual is not None and self.last_bounds == UNBOUNDED:
+            return replace(self, last_bounds=bounds)
+        return None
+
+    def with_residual(self, residual: Any) -> Recipe | None:
+        """The layer with an NHWC tensor added; None where there is one already."""
+        return replace(self, residual=residual) if self.residual is None else None
 
 
 @dataclass
@@ -27,15 +54,14 @@ class Forms:
     """What a tensor exists as, beside the form that ONNX gives it.
 
     `last` is NHWC; `words` are packed, by the number of groups that begin at a word, and `signs`
-    says that it holds nothing else. `again` computes the layer that made it anew, with a residual
-    or bounds, unless it is `bounded` already: see `outputs.Affine`. `reads` counts who reads it.
+    says that it holds nothing else. `recipe` is that of the layer that made it, if it was one.
+    `reads` counts who reads it.
     """
 
     last: Any = None
     words: dict[int, Any] = field(default_factory=dict)
     signs: bool = False
-    again: Callable[..., Any] | None = None
-    bounded: bool = False
+    recipe: Recipe | None = None
     reads: int = 0
 
 
@@ -49,8 +75,16 @@ class Values:
     def forms(self, value: Any) -> Forms:
         return self._forms.setdefault(value, Forms())
 
-    def read_once(self, value: Any) -> bool:
-        return self.forms(value).reads == 1
+    def recipe(self, value: Any) -> Recipe | None:
+        """How `value` was computed, where nobody but the node being lowered reads it."""
+        forms = self.forms(value)
+        return forms.recipe if forms.reads == 1 else None
+
+    def follow(self, recipe: Recipe) -> Any:
+        """The tensor that a recipe gives."""
+        value = recipe.run(recipe.residual, recipe.bounds, recipe.last_bounds)
+        self.forms(value).recipe = recipe
+        return value
 
     def emit(self, expression: Any) -> Any:
         return expression if isinstance(expression, tvm.ir.Var) else self.block.emit(expression)
