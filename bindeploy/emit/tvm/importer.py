@@ -18,6 +18,7 @@ import onnx
 import tvm
 from tvm.relax.frontend.onnx import onnx_frontend as frontend
 
+from bindeploy.emit.tvm import runtime_layers
 from bindeploy.emit.tvm.layers import LAYERS
 from bindeploy.emit.tvm.pictures import ELEMENTWISE, PICTURES, elementwise
 from bindeploy.emit.tvm.processor import Processor
@@ -27,7 +28,7 @@ from bindeploy.errors import BindeployError
 KNOWN = ("0.27.",)
 """How versions of TVM begin whose importer is known."""
 
-LOWERINGS = LAYERS | PICTURES
+LOWERINGS = LAYERS | PICTURES | {runtime_layers.OP: runtime_layers.run_chain}
 
 
 def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
