@@ -19,7 +19,13 @@ from tvm.tirx.script import builder as T
 from bindeploy.emit.tvm.processor import Expression, Processor, broadcast, kernel, span
 
 UNROLLED = 12
-"""Steps of a kernel row that are written out; more are a loop."""
+"""Steps of a kernel row that are written out; more are a loop for each tap."""
+
+BYTES = 4
+"""Bytes of a word."""
+
+BURST = 31
+"""Words whose ones a byte can count for each of their bytes: 8 * 31 < 256."""
 
 WORTH_SHARING = 400_000
 """Steps from which a layer is divided among threads."""
@@ -109,6 +115,16 @@ def convolution(name: str, tile: Tile, product: Any, output: Any, processor: Pro
 
 
 @dataclass(frozen=True)
+class _Place:
+    """A tile: `pixels` of output row `y` from `first` on, by the filters of `block`."""
+
+    block: Expression
+    y: Expression
+    first: Expression
+    pixels: int
+
+
+@dataclass(frozen=True)
 class _Nest:
     """Writes the loops; its methods emit TIR into the open builder."""
 
@@ -129,54 +145,93 @@ class _Nest:
             self.compute(block, y, across // size * size, across % size)
 
     def compute(self, block: Expression, y: Expression, first: Expression, pixels: int) -> None:
-        lanes = self.processor.lanes
-        count = pixels * self.tile.block
-        sums = T.alloc_buffer((count,), self.product.sum_dtype, scope="local")
-        zero = broadcast(self.product.zero, lanes)
-        for start in range(0, count, lanes):
-            T.buffer_store(sums, zero, [span(start, lanes)])
-        self.taps(sums, block, y, first, pixels)
+        """One tile: `pixels` of output row `y` from `first` on."""
+        place = _Place(block, y, first, pixels)
+        sums = self.zeros(place, self.product.sum_dtype, 1)
+        (rows, columns), depth = self.tile.layer.kernel, self.tile.layer.depth
+        if not self.in_bytes:
+            with T.serial(0, rows) as row:
+                self.steps(sums, place, row, range(columns), 0, depth)
+        elif rows * columns * depth <= BURST:
+            counts = self.zeros(place, "uint8", BYTES)
+            with T.serial(0, rows) as row:
+                self.steps(counts, place, row, range(columns), 0, depth)
+            self.widen(counts, sums, place)
+        else:
+            with T.serial(0, rows) as row:
+                self.bursts(sums, place, row)
         self.output.write(self, sums, block, y, first, pixels)
 
-    def taps(
-        self, sums: Any, block: Expression, y: Expression, first: Expression, pixels: int
-    ) -> None:
-        layer = self.tile.layer
-        kernel_rows, columns = layer.kernel
-        with T.serial(0, kernel_rows) as row:
-            if columns * layer.depth <= UNROLLED:
-                for column in range(columns):
-                    for d in range(layer.depth):
-                        self.step(sums, block, y, first, pixels, row, column, d)
-            elif columns <= UNROLLED:
-                for column in range(columns):
-                    with T.serial(0, layer.depth) as d:
-                        self.step(sums, block, y, first, pixels, row, column, d)
-            else:
-                with T.serial(0, columns) as column, T.serial(0, layer.depth) as d:
-                    self.step(sums, block, y, first, pixels, row, column, d)
+    @property
+    def in_bytes(self) -> bool:
+        return self.processor.burst and self.product.counts_bytes
 
-    def step(
+    def zeros(self, place: _Place, dtype: str, lanes_a_number: int) -> Any:
+        """Registers for the sums of a tile, `lanes_a_number` for each."""
+        lanes = self.processor.lanes * lanes_a_number
+        count = place.pixels * self.tile.block * lanes_a_number
+        sums = T.alloc_buffer((count,), dtype, scope="local")
+        for start in range(0, count, lanes):
+            T.buffer_store(sums, broadcast(T.Cast(dtype, 0), lanes), [span(start, lanes)])
+        return sums
+
+    def bursts(self, sums: Any, place: _Place, row: Expression) -> None:
+        """A kernel row in bursts, each of so few words that bytes hold what they count."""
+        columns, depth = self.tile.layer.kernel[1], self.tile.layer.depth
+        most = min(BURST, depth)
+        together = BURST // most
+        for column in range(0, columns, together):
+            with T.serial(0, -(-depth // most)) as part:
+                counts = self.zeros(place, "uint8", BYTES)
+                some = range(column, min(column + together, columns))
+                self.steps(counts, place, row, some, part * most, T.min(most, depth - part * most))
+                self.widen(counts, sums, place)
+
+    def widen(self, counts: Any, sums: Any, place: _Place) -> None:
+        """Add the four bytes of each count to its sum."""
+        lanes = self.processor.lanes
+        for start in range(0, place.pixels * self.tile.block, lanes):
+            at = [span(start, lanes)]
+            added = self.product.widened(counts[span(BYTES * start, BYTES * lanes)], lanes)
+            T.buffer_store(sums, sums[at[0]] + added, at)
+
+    def steps(
         self,
         sums: Any,
-        block: Expression,
-        y: Expression,
-        first: Expression,
-        pixels: int,
+        place: _Place,
         row: Expression,
-        column: Expression,
-        d: Expression,
+        columns: range,
+        first: Expression,
+        count: Expression,
+    ) -> None:
+        """Words or channels `first` to `first + count` of some taps of a kernel row."""
+        if isinstance(count, int) and len(columns) * count <= UNROLLED:
+            for column in columns:
+                for number in range(count):
+                    self.step(sums, place, row, column, first + number)
+            return
+        for column in columns:
+            with T.serial(0, count) as number:
+                self.step(sums, place, row, column, first + number)
+
+    def step(
+        self, sums: Any, place: _Place, row: Expression, column: Expression, d: Expression
     ) -> None:
         """What word or channel `d` of one tap adds to every sum of the tile."""
-        tile, lanes = self.tile, self.processor.lanes
+        tile, lanes, product = self.tile, self.processor.lanes, self.product
         layer = tile.layer
-        for pixel in range(pixels):
-            from_row = y * layer.strides[0] + row * layer.dilations[0]
-            from_column = (first + pixel) * layer.strides[1] + column * layer.dilations[1]
+        for pixel in range(place.pixels):
+            from_row = place.y * layer.strides[0] + row * layer.dilations[0]
+            from_column = (place.first + pixel) * layer.strides[1] + column * layer.dilations[1]
             at = self.x, (0, from_row, from_column)
             for start in range(0, tile.block, lanes):
-                place = [span(pixel * tile.block + start, lanes)]
-                number = self.product.numbers(*at, tile, block, d, start, lanes)
-                factor = self.product.weights(self.weight, (block, row, column, d), start, lanes)
-                total = self.product.step(sums[place[0]], number, factor, d, lanes)
-                T.buffer_store(sums, total, place)
+                number = product.numbers(*at, tile, place.block, d, start, lanes)
+                factor = product.weights(self.weight, (place.block, row, column, d), start, lanes)
+                first = pixel * tile.block + start
+                if self.in_bytes:
+                    where = [span(BYTES * first, BYTES * lanes)]
+                    total = sums[where[0]] + product.counted(number, factor, lanes)
+                else:
+                    where = [span(first, lanes)]
+                    total = product.step(sums[where[0]], number, factor, d, lanes)
+                T.buffer_store(sums, total, where)

@@ -22,13 +22,15 @@ class Processor:
     """`lanes` numbers of 32 bits are a vector; `sums` vectors of sums fit the registers at once.
 
     `x86` says whether it has x86's instruction that gathers signs into a word, `llvm` whether code
-    for it is made by LLVM, whose intrinsics kernels may use then.
+    for it is made by LLVM, whose intrinsics kernels may use then. `burst`: it counts the ones of
+    bytes faster than those of words, so bytes hold the counts of some words before they are added.
     """
 
     lanes: int = 1
     sums: int = 8
     x86: bool = False
     llvm: bool = True
+    burst: bool = False
 
     def tile(self, pixels: int, filters: int) -> tuple[int, int]:
         """Pixels of a row, and filters, that are computed together.

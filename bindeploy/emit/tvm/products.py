@@ -18,9 +18,8 @@ class _Product:
 
     x_dtype = weight_dtype = sum_dtype = "float32"
 
-    @property
-    def zero(self) -> Expression:
-        return T.Cast(self.sum_dtype, 0)
+    counts_bytes = False
+    """Whether sums can be counted in bytes first: `counted` and `widened`."""
 
     def pixel(self, layer: Layer) -> int:
         """Numbers or words of one pixel of x."""
@@ -84,6 +83,22 @@ class Bits(_Product):
         self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
     ) -> Expression:
         return total + T.popcount(x ^ w)
+
+    counts_bytes = True
+
+    def counted(self, x: Expression, w: Expression, lanes: int) -> Expression:
+        """The ones of every byte."""
+        return T.popcount(T.reinterpret(f"uint8x{4 * lanes}", x ^ w))
+
+    def widened(self, counts: Expression, lanes: int) -> Expression:
+        """The sum of the four bytes of every word."""
+        words = T.reinterpret(f"uint32x{lanes}", counts)
+        for width in (8, 16):
+            mask = broadcast(T.uint32(0x00FF00FF if width == 8 else 0x0000FFFF), lanes)
+            words = (words & mask) + (
+                T.shift_right(words, broadcast(T.uint32(width), lanes)) & mask
+            )
+        return words
 
 
 @dataclass(frozen=True)

@@ -34,5 +34,5 @@ def _processor(target: Any) -> Processor:
         if tvm.target.codegen.llvm_cpu_has_features("avx512vpopcntdq"):
             return Processor(lanes=16, sums=16, x86=True)
         if tvm.target.codegen.llvm_cpu_has_features("avx2"):
-            return Processor(lanes=8, sums=8, x86=True)
+            return Processor(lanes=8, sums=8, x86=True, burst=True)
     return Processor(lanes=4, sums=16)
