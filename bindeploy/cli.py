@@ -307,7 +307,7 @@ def convert(
 @click.option(
     "--on",
     cls=FromTable,
-    table="bindeploy.on:TRANSPORTS",
+    table="bindeploy.on:PLACES",
     help="Where it must run (default: wherever it can):",
 )
 @as_json
@@ -342,8 +342,8 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
 @click.option(
     "--on",
     cls=FromTable,
-    table="bindeploy.on:TRANSPORTS",
-    help="Where to time the bundle's own program (default: the plan, in this process):",
+    table="bindeploy.on:PLACES",
+    help="Where to time the bundle's own program or module (default: in this process):",
 )
 @click.option(
     "--compare",

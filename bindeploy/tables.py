@@ -82,12 +82,15 @@ def bench(report: Row, out: Console) -> None:
             cells += [number(other), number(ratio)]
         return cells
 
-    out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
+    if report["layers"]:
+        out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
     total = report["total"]
     out.print(
         f"whole network: {number(total['median_us'])} µs median of {report['runs']} "
         f"({number(total['p10_us'])} to {number(total['p90_us'])}, 10th to 90th percentile)"
     )
+    if runtime := report.get("runtime"):
+        out.print(_runtime(runtime))
     if compare:
         other = compare["total"]
         out.print(
@@ -99,10 +102,22 @@ def bench(report: Row, out: Console) -> None:
     if spent := sum(report.get("split_us", {}).values()):
         kinds = (f"{kind} {us / spent:.0%}" for kind, us in report["split_us"].items() if us)
         out.print(f"of the layers' time: {', '.join(kinds)}")
-    memory = report["memory"]
-    parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
-    out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")
+    if memory := report["memory"]:
+        parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
+        out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")
     out.print(measured_on(report["machine"]), style="dim")
+
+
+def _runtime(runtime: Row) -> str:
+    """Our runtime beside a module that TVM compiled."""
+    if "reason" in runtime:
+        return f"our runtime does not run it: {runtime['reason']}"
+    total = runtime["total"]
+    return (
+        f"our runtime, the same network: {number(total['median_us'])} µs "
+        f"({number(total['p10_us'])} to {number(total['p90_us'])}): "
+        f"{number(total['ratio'], 2)} times this"
+    )
 
 
 def layers(rows: list[Row], machine: Row, out: Console) -> None:

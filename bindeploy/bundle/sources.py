@@ -66,7 +66,7 @@ def from_source(
     tell("reading the network")
     given = _read_source(source)
     packed = pipeline.convert(given.latent, _calibration(given, edges, calibrate))
-    FORMATS[format].check(packed)
+    FORMATS[format].check(packed, built_for)
     tell("choosing golden inputs")
     golden = _record(given, packed, recalibrated=edges is not None)
     return create(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from tvm.support import cc
 
 from bindeploy.build import FLAGS, LIBRARY
 from bindeploy.convert.name_layers import NameLayers
-from bindeploy.emit.tvm.importer import to_relax
+from bindeploy.emit.tvm.importer import check_operators, to_relax
+from bindeploy.emit.tvm.machine import BUILTIN
 from bindeploy.emit.tvm.runtime_layers import take_chains, write_data
 from bindeploy.emit.tvm.targets import Described, describe
-from bindeploy.errors import unknown
+from bindeploy.errors import BindeployError, unknown
 from bindeploy.files import installed, resource
 from bindeploy.target import Target
 
@@ -26,23 +29,59 @@ KERNELS = ("own", "runtime")
 """Who computes the layers of bits: kernels that TVM compiles, or the C runtime's."""
 
 
-def write_module(model: ir.Model, target: Target, path: Path, kernels: str = "own") -> None:
+def check(model: ir.Model, target: Target) -> None:
+    """BindeployError for a target or an operator that TVM does not know; nothing is compiled."""
+    describe(target)
+    if len(model.graph.outputs) != 1:
+        names = ", ".join(f"`{value.name}`" for value in model.graph.outputs) or "none"
+        raise BindeployError(f"the model has outputs {names}: a module gives one")
+    check_operators(_one_image(_named(model)))
+
+
+def write_module(
+    model: ir.Model, target: Target, path: Path, kernels: str = "own"
+) -> dict[str, object]:
     """Compile a converted model for `target` into the shared library `path`.
 
     Its function `main` takes one image float32 [1, ...] and gives the logits [1, ...], or a tuple
     where the model has more outputs. `kernels` is one of KERNELS. Raises BindeployError for a model
     that TVM cannot compile.
+
+    Returns what a manifest says of it: `tvm`, its version; `target`, as TVM writes it, and
+    `processor`; `kernels`; name and shape of the `input`, for one image; the name of the first
+    `output`; `calls`, every kernel in the order in which they run.
     """
     if kernels not in KERNELS:
         raise unknown("--tvm-kernels", kernels, KERNELS)
     described = describe(target)
-    model = model.clone()
-    NameLayers()(model)
+    model = _named(model)
     plans = take_chains(model) if kernels == "runtime" else []
-    executable = build(to_relax(_one_image(model), described.processor), described)
+    proto = _one_image(model)
+    executable = build(to_relax(proto, described.processor), described)
     with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
         added = _runtime(plans, Path(folder)) if plans else {}
         executable.export_library(str(path), **added)
+    written = json.loads(str(described.target))
+    return {
+        "tvm": tvm.__version__,
+        "target": written,
+        "processor": written.get("mcpu", written["kind"]),
+        "kernels": kernels,
+        "input": _input(proto.graph.input[0]),
+        "output": proto.graph.output[0].name,
+        "calls": _calls(executable),
+    }
+
+
+def _input(value: onnx.ValueInfoProto) -> dict[str, object]:
+    _, *sizes = value.type.tensor_type.shape.dim
+    return {"name": value.name, "shape": [size.dim_value for size in sizes]}
+
+
+def _calls(executable: Any) -> list[str]:
+    """The kernels that the virtual machine's program calls, between its own steps."""
+    called = re.findall(r"^ *call +(\S+)", executable.as_text(), re.MULTILINE)
+    return [name for name in called if not name.startswith(BUILTIN)]
 
 
 def _runtime(plans: list[bytes], folder: Path) -> dict[str, Any]:
@@ -51,6 +90,13 @@ def _runtime(plans: list[bytes], folder: Path) -> dict[str, Any]:
     added = [write_data(plans, folder), sources / "tvm" / "chains.c", library]
     options = [*FLAGS, "-shared", "-fPIC", f"-I{sources}", f"-I{sources}/include", "-lm"]
     return {"fcompile": cc.cross_compiler("cc", options=options, add_files=list(map(str, added)))}
+
+
+def _named(model: ir.Model) -> ir.Model:
+    """A copy whose nodes have unique names."""
+    named = model.clone()
+    NameLayers()(named)
+    return named
 
 
 def _one_image(model: ir.Model) -> onnx.ModelProto:

@@ -37,9 +37,8 @@ def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
     Raises BindeployError for a TVM whose importer is not known, and for an operator that TVM does
     not know, by the name of its node.
     """
-    _check_version()
+    check_operators(model)
     known = frontend._get_convert_map()
-    _check_operators(model.graph, known)
     lower = _Lowering(processor, _reads(model.graph))
     converters = {
         name: _Converter(name, known.get(name), lower) for name in known.keys() | LOWERINGS.keys()
@@ -57,8 +56,12 @@ def _check_version() -> None:
         )
 
 
-def _check_operators(graph: onnx.GraphProto, known: Mapping[str, Any]) -> None:
-    for node in graph.node:
+def check_operators(model: onnx.ModelProto) -> None:
+    """BindeployError for a TVM whose importer is not known, and for an operator without converter,
+    by the name of its node."""
+    _check_version()
+    known = frontend._get_convert_map()
+    for node in model.graph.node:
         ours = node.domain.startswith("bindeploy") and node.op_type in LOWERINGS
         theirs = node.domain in ("", "ai.onnx") and node.op_type in known
         if not ours and not theirs and node.op_type != "Constant":
