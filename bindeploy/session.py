@@ -61,8 +61,8 @@ class Node:
     """One node of a plan. `kernel` is the row of kernels.inc that it runs, or "".
 
     `macs` counts multiply-accumulates of one image, binary or float. `output_shape` is
-    [1, H, W, C], of the model's output [1, C, H, W]. Of a compiled module a node is a kernel, by
-    the name that TVM gives it; neither its MACs nor its shape are known.
+    [1, H, W, C], of the model's output [1, C, H, W]. Of a compiled module a node is a call of a
+    kernel, named after its layer if it has one; neither its MACs nor its shape are known.
     """
 
     name: str
@@ -291,7 +291,7 @@ class ModuleSession(Session):
         self._output = Value(source.output.name, ("N", *source.output.shape))
         self._output_shape = source.output.shape
         self.memory = {}
-        self.nodes = [Node(name, name.rstrip("0123456789"), "", 0, ()) for name in source.calls]
+        self.nodes = [_call(*call) for call in source.calls]
         self._machine(module_source.MODULE)
 
     @property
@@ -324,7 +324,7 @@ class ModuleSession(Session):
 
     def _times(self, images: NDArray[np.float32], index: int) -> list[int]:
         calls = self._machine(module_source.MODULE).profile(self._one(images, index))
-        if [name for name, _ in calls] != [node.name for node in self.nodes]:
+        if [name for name, _ in calls] != [node.kernel for node in self.nodes]:
             raise BindeployError(
                 f"`{self._source.folder}` runs other kernels than its manifest names: "
                 "export it again"
@@ -372,6 +372,10 @@ def _node(row: NodeRow) -> Node:
     return Node(
         row.name.decode(), row.op.decode(), row.kernel.decode(), row.macs, tuple(row.output_shape)
     )
+
+
+def _call(kernel: str, layer: str) -> Node:
+    return Node(layer or kernel, kernel.rstrip("0123456789"), kernel, 0, ())
 
 
 def _channels_first(dots: NDArray[np.int32], node: Node) -> NDArray[np.int32]:

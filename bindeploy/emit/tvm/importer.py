@@ -39,7 +39,7 @@ def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
     """
     check_operators(model)
     known = frontend._get_convert_map()
-    lower = _Lowering(processor, _reads(model.graph))
+    lower = _Lowering(processor, model.graph)
     converters = {
         name: _Converter(name, known.get(name), lower) for name in known.keys() | LOWERINGS.keys()
     }
@@ -99,8 +99,9 @@ def _quiet() -> Any:
 class _Lowering:
     """Lowers one node after the other into `values`, which begins with the first of them."""
 
-    def __init__(self, processor: Processor, reads: Mapping[str, int]) -> None:
-        self.processor, self.reads = processor, reads
+    def __init__(self, processor: Processor, graph: onnx.GraphProto) -> None:
+        self.processor, self.reads = processor, _reads(graph)
+        self.numbers = {node.name: number for number, node in enumerate(graph.node)}
         self.values: Values | None = None
 
     def __call__(
@@ -121,6 +122,7 @@ class _Lowering:
             return original(block, given, attributes, parameters)
 
         name = attributes["tvm_custom"]["name"]
+        self.values.node = self.numbers[name]
         try:
             made = self._ours(op, inputs, attributes, theirs)
             made = theirs(inputs) if made is None else made

@@ -32,6 +32,13 @@ class End(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Call(NamedTuple):
+    """A kernel that runs, and the layer that it belongs to, or ""."""
+
+    kernel: str
+    layer: str
+
+
 class ModuleSource(NamedTuple):
     """A folder with modules.
 
@@ -42,7 +49,7 @@ class ModuleSource(NamedTuple):
     input: End
     output: End
     layers: Mapping[str, tuple[int, ...]]
-    calls: tuple[str, ...]
+    calls: tuple[Call, ...]
     processor: str
     checksums: Mapping[str, int]
 
@@ -84,7 +91,7 @@ def read(folder: Path) -> ModuleSource:
             End(str(built["input"]["name"]), _shape(built["input"]["shape"])),
             End(str(built["output"]), _shape(manifest["output_shape"])),
             {layer["name"]: _shape(layer["shape"]) for layer in manifest["layers"]},
-            tuple(map(str, built["calls"])),
+            tuple(Call(str(row["kernel"]), str(row["layer"])) for row in built["calls"]),
             str(built["processor"]),
             dict(built["checksums"]),
         )
