@@ -204,6 +204,10 @@ def _percent(accuracy: float | None) -> str:
     default="runtime",
     show_default=True,
 )
+@click.option(
+    "--tvm-kernels",
+    help="Who computes the layers of bits, with --format tvm: own (the default), runtime.",
+)
 @edges
 @out_folder
 @as_json
@@ -211,6 +215,7 @@ def export(
     source: Path,
     target: str,
     format_: str,
+    tvm_kernels: str | None,
     edges: str | None,
     calibrate: Path | None,
     out: Path,
@@ -227,6 +232,7 @@ def export(
         format=format_,
         edges=edges,
         calibrate=calibrate,
+        tvm_kernels=tvm_kernels,
         progress=_note,
     )
     files = {

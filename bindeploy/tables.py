@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,17 @@ def measured_on(machine: Row) -> str:
 
 
 def bench(report: Row, out: Console) -> None:
-    """Per layer and in all, beside onnxruntime float32 where it was measured."""
+    """Per layer and in all, beside onnxruntime float32 where it was measured.
+
+    A layer that several kernels compute stands beside their sum.
+    """
     compare = report.get("compare", {})
     others = compare.get("layers", {})
     columns = ["layer", "op", "kernel", ">MMAC", ">µs", ">GMAC/s"]
     columns += [">float32 µs", ">ratio"] if compare else []
+    spent: dict[str, float] = defaultdict(float)
+    for layer in report["layers"]:
+        spent[layer["name"]] += layer["median_us"]
 
     def row(layer: Row) -> list[str]:
         microseconds = layer["median_us"]
@@ -77,8 +84,8 @@ def bench(report: Row, out: Console) -> None:
             number(speed),
         ]
         if compare:
-            other = others.get(layer["name"], {}).get("median_us")
-            ratio = other / microseconds if other and layer["macs"] else None
+            other = others.get(layer["name"], {}).get("median_us") if layer["macs"] else None
+            ratio = other / spent[layer["name"]] if other else None
             cells += [number(other), number(ratio)]
         return cells
 
@@ -99,8 +106,8 @@ def bench(report: Row, out: Console) -> None:
             f"({number(other['p10_us'])} to {number(other['p90_us'])}): "
             f"[bold]{number(other['ratio'])} times ours[/bold]"
         )
-    if spent := sum(report.get("split_us", {}).values()):
-        kinds = (f"{kind} {us / spent:.0%}" for kind, us in report["split_us"].items() if us)
+    if whole := sum(report.get("split_us", {}).values()):
+        kinds = (f"{kind} {us / whole:.0%}" for kind, us in report["split_us"].items() if us)
         out.print(f"of the layers' time: {', '.join(kinds)}")
     if memory := report["memory"]:
         parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)

@@ -13,13 +13,16 @@ import numpy as np
 
 from bindeploy.bench.layers import COMPARISONS
 from bindeploy.bench.rounds import Measured, Progress, interleaved, machine, summary, timed
-from bindeploy.bundle import Bundle
+from bindeploy.bundle import Bundle, inspect
 from bindeploy.convert.engines import onnxruntime_session
 from bindeploy.convert.single_layers import nothing
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.on import transport
 from bindeploy.op_kinds import split
-from bindeploy.session import Session
+from bindeploy.session import Node, Session
+
+MULTIPLIES = ("_convolution", "_dense")
+"""How the kernels are named in a compiled module that multiply, before `_threshold`."""
 
 
 def bench_bundle(
@@ -49,12 +52,13 @@ def bench_bundle(
         twins = _float_contestants(bundle, image, threads) if compare else {}
         times = interleaved(contestants | rival | twins, runs, progress)
         nodes = list(zip(*times["nodes"], strict=True))
+        macs = _macs(bundle) if bundle.format == "tvm" else {}
         layers = [
             {
                 "name": node.name,
                 "op": node.op,
                 "kernel": node.kernel,
-                "macs": node.macs,
+                "macs": node.macs or (macs.get(node.name, 0) if _multiplies(node) else 0),
                 **summary(list(nodes[index])),
             }
             for index, node in enumerate(session.nodes)
@@ -80,6 +84,17 @@ def bench_bundle(
             "layers": _float_layers(times),
         }
     return report
+
+
+def _macs(bundle: Bundle) -> dict[str, int]:
+    """Multiply-accumulates of every layer of the portable file: a module does not say them."""
+    layers = inspect(bundle.path)["layers"]
+    return {layer["name"]: layer["binary_macs"] + layer["float_macs"] for layer in layers}
+
+
+def _multiplies(node: Node) -> bool:
+    """Of the kernels of a layer in a module, whether this one multiplies; others pack and pad."""
+    return node.op.removesuffix("_threshold").endswith(MULTIPLIES)
 
 
 def _beside(times: list[int], report: Measured) -> Measured:

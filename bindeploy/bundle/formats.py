@@ -33,12 +33,13 @@ class Format(NamedTuple):
 
     `check(packed, target)` refuses what the format cannot hold, before anything else is done with
     it. `files` must be there; `add(packed, target, folder, progress)` writes them, and whatever
-    else belongs to them, and returns the manifest's record of how.
+    else belongs to them, and returns the manifest's record of how. Both take the format's own
+    options as keywords.
     """
 
-    check: Callable[[ir.Model, Target], None]
+    check: Callable[..., None]
     files: tuple[str, ...]
-    add: Callable[[ir.Model, Target, Path, Progress | None], dict[str, object]]
+    add: Callable[..., dict[str, object]]
 
 
 def _check_runtime(packed: ir.Model, target: Target) -> None:
@@ -59,12 +60,16 @@ def _add_runtime(
     return build(target, folder, progress=progress)
 
 
-def _check_tvm(packed: ir.Model, target: Target) -> None:
-    _compiler().check(packed, target)
+def _check_tvm(packed: ir.Model, target: Target, kernels: str = "own") -> None:
+    _compiler().check(packed, target, kernels)
 
 
 def _add_tvm(
-    packed: ir.Model, target: Target, folder: Path, progress: Progress | None
+    packed: ir.Model,
+    target: Target,
+    folder: Path,
+    progress: Progress | None,
+    kernels: str = "own",
 ) -> dict[str, object]:
     import onnx_ir as ir
 
@@ -72,10 +77,10 @@ def _add_tvm(
 
     tell = progress or (lambda line: None)
     tell(f"compiling for {target.name} with TVM")
-    record = _compiler().write_module(packed, target, folder / module_source.MODULE)
+    record = _compiler().write_module(packed, target, folder / module_source.MODULE, kernels)
     tell("compiling the same with the integers of every layer")
     proof = ir.from_proto(with_integers(packed)[0])
-    _compiler().write_module(proof, target, folder / module_source.INTEGERS)
+    _compiler().write_module(proof, target, folder / module_source.INTEGERS, kernels)
     source = resource("runtime") / "tvm" / "host.cc"
     if source.is_file():
         (folder / HOST).parent.mkdir()

@@ -31,8 +31,10 @@ KERNELS = ("own", "runtime")
 """Who computes the layers of bits: kernels that TVM compiles, or the C runtime's."""
 
 
-def check(model: ir.Model, target: Target) -> None:
-    """BindeployError for a target or an operator that TVM does not know; nothing is compiled."""
+def check(model: ir.Model, target: Target, kernels: str = "own") -> None:
+    """BindeployError for what `write_module` would refuse by name; nothing is compiled."""
+    if kernels not in KERNELS:
+        raise unknown("--tvm-kernels", kernels, KERNELS)
     describe(target)
     if len(model.graph.outputs) != 1:
         names = ", ".join(f"`{value.name}`" for value in model.graph.outputs) or "none"
