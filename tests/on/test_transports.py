@@ -48,8 +48,13 @@ class Deployed:
 
     path: Path
     built_for: Target
+    format: str = "runtime"
     output_shape: tuple[int, ...] = (5,)
     layers: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(LAYERS))
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.onnx"
 
     @property
     def plan(self) -> Path:
