@@ -109,6 +109,6 @@ def _add_nothing(
 
 FORMATS = {
     "runtime": Format(_check_runtime, (PLAN,), _add_runtime),
-    "tvm": Format(_check_tvm, (module_source.MODULE, module_source.INTEGERS), _add_tvm),
     "onnx": Format(_check_nothing, (), _add_nothing),
+    "tvm": Format(_check_tvm, (module_source.MODULE, module_source.INTEGERS), _add_tvm),
 }

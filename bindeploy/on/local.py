@@ -49,6 +49,11 @@ class Local:
 
     def measure(self, bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
         """Time the bundle's own program, which says in a line if it is for another machine."""
+        if not bundle.program.is_file():
+            raise BindeployError(
+                f"bundle `{bundle.path}` has no bin/{bundle.program.name}: "
+                "export it with --format runtime"
+            )
         return program.measure([str(bundle.program)], bundle, runs, warmup)
 
 
