@@ -283,7 +283,9 @@ class ModuleSession(Session):
     def __init__(self, model: Model, threads: int = 1, isa: str | None = None) -> None:
         self._begin(threads)
         if isa is not None:
-            raise BindeployError(f"`isa={isa}`: a compiled module has the kernels of its target")
+            raise BindeployError(
+                f"`isa={isa}`: a compiled module has the kernels of its target, leave `isa` out"
+            )
         self._source = module_source.read(Path(os.fspath(model)))  # type: ignore[arg-type]
         self._machines: dict[str, Any] | None = {}
         source = self._source
@@ -305,12 +307,12 @@ class ModuleSession(Session):
             name: np.empty((len(images), *shape), np.int32)
             for name, shape in self._source.layers.items()
         }
+        shapes = [self._output_shape, *self._source.layers.values()]
         with self._lock:
-            machine = self._machine(module_source.INTEGERS)
             for index in range(len(images)):
-                _logits, *found = machine.run(self._one(images, index))
+                _logits, *found = self._found(module_source.INTEGERS, images, index, shapes)
                 for array, integers in zip(layers.values(), found, strict=True):
-                    array[index] = integers[0]
+                    array[index] = integers
         return layers
 
     def close(self) -> None:
@@ -320,16 +322,28 @@ class ModuleSession(Session):
     def _run_one(
         self, images: NDArray[np.float32], index: int, output: NDArray[np.float32]
     ) -> None:
-        output[index] = self._machine(module_source.MODULE).run(self._one(images, index))[0]
+        (output[index],) = self._found(module_source.MODULE, images, index, [self._output_shape])
+
+    def _found(
+        self, name: str, images: NDArray[np.float32], index: int, shapes: list[tuple[int, ...]]
+    ) -> list[NDArray]:
+        """What the module `name` gives for one image, of the shapes that the manifest promises."""
+        found = [array[0] for array in self._machine(name).run(self._one(images, index))]
+        if [array.shape for array in found] != shapes:
+            raise self._other("outputs")
+        return found
 
     def _times(self, images: NDArray[np.float32], index: int) -> list[int]:
         calls = self._machine(module_source.MODULE).profile(self._one(images, index))
         if [name for name, _ in calls] != [node.kernel for node in self.nodes]:
-            raise BindeployError(
-                f"`{self._source.folder}` runs other kernels than its manifest names: "
-                "export it again"
-            )
+            raise self._other("kernels")
         return [nanoseconds for _, nanoseconds in calls]
+
+    def _other(self, what: str) -> BindeployError:
+        return BindeployError(
+            f"bundle `{self._source.folder}` has other {what} than its manifest says: "
+            "export it again"
+        )
 
     def _one(self, images: NDArray[np.float32], index: int) -> NDArray[np.float32]:
         return images[index].reshape(1, *self._source.input.shape)

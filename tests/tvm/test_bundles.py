@@ -96,15 +96,22 @@ def test_a_session_gives_what_the_runtime_gives(compiled_bundle, images):
             np.testing.assert_array_equal(integers, expected[name])
 
 
-def test_threads_change_no_bit_and_bind_nothing(compiled_bundle, images):
-    if hasattr(os, "sched_getaffinity"):
-        processors = os.sched_getaffinity(0)
-    with Session(compiled_bundle) as one, Session(compiled_bundle, threads=2) as two:
-        assert two.threads == 2
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor has one thread")
+def test_threads_change_no_bit_and_bind_nothing(compiled_bundle, images, tmp_path, monkeypatch):
+    import tvm
+
+    monkeypatch.setattr("bindeploy.emit.tvm.convolution.WORTH_SHARING", 0)
+    source = compiled_bundle / "model.onnx"
+    shared = from_source(source, "host", tmp_path / "shared", format="tvm").path
+    used = tvm.get_global_func("runtime.NumThreads")
+    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with Session(shared) as one, Session(shared, threads=2) as two:
         for _ in range(2):
-            found = [session.run(None, {"input": images})[0] for session in (one, two)]
-            np.testing.assert_array_equal(*found)
-    if hasattr(os, "sched_getaffinity"):
+            alone = one.run(None, {"input": images})[0]
+            assert used() == 1
+            np.testing.assert_array_equal(two.run(None, {"input": images})[0], alone)
+            assert used() == 2
+    if processors is not None:
         assert os.sched_getaffinity(0) == processors
 
 
@@ -227,6 +234,21 @@ def test_a_damaged_manifest_is_one_line(key, value, copy):
     manifest["build"][key] = value
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert "`manifest.json` of bundle" in one_line(Session, copy)
+
+
+@pytest.mark.parametrize("layers", [-1, 1])
+def test_a_manifest_of_another_network_is_one_line(layers, copy, images):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["layers"] = (manifest["layers"] * 2)[: len(manifest["layers"]) + layers]
+    for number, layer in enumerate(manifest["layers"]):
+        layer["name"] = str(number)
+    manifest["output_shape"] = [1]
+    manifest["build"]["calls"].pop()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with Session(copy) as session:
+        for action in (lambda x: session.run(None, {"input": x}), session.integers):
+            assert "has other outputs than its manifest says" in one_line(action, images)
+        assert "has other kernels than its manifest says" in one_line(session.profile, images)
 
 
 def test_a_report_names_kernels_by_their_layers_with_the_runtime_beside(compiled_bundle, capsys):

@@ -33,9 +33,7 @@ KERNELS = ("own", "runtime")
 
 def check(model: ir.Model, target: Target, kernels: str = "own") -> None:
     """BindeployError for what `write_module` would refuse by name; nothing is compiled."""
-    if kernels not in KERNELS:
-        raise unknown("--tvm-kernels", kernels, KERNELS)
-    describe(target)
+    _described(target, kernels)
     if len(model.graph.outputs) != 1:
         names = ", ".join(f"`{value.name}`" for value in model.graph.outputs) or "none"
         raise BindeployError(f"the model has outputs {names}: a module gives one")
@@ -56,9 +54,7 @@ def write_module(
     `output`; `calls`, every kernel in the order in which they run, and the layer of each, if it is
     one of ours.
     """
-    if kernels not in KERNELS:
-        raise unknown("--tvm-kernels", kernels, KERNELS)
-    described = describe(target)
+    described = _described(target, kernels)
     model = _named(model)
     plans = take_chains(model) if kernels == "runtime" else []
     proto = _one_image(model)
@@ -77,6 +73,12 @@ def write_module(
         "output": proto.graph.output[0].name,
         "calls": _calls(executable, calls, proto.graph),
     }
+
+
+def _described(target: Target, kernels: str) -> Described:
+    if kernels not in KERNELS:
+        raise unknown("--tvm-kernels", kernels, KERNELS)
+    return describe(target)
 
 
 def _input(value: onnx.ValueInfoProto) -> dict[str, object]:
