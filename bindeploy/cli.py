@@ -204,6 +204,10 @@ def _percent(accuracy: float | None) -> str:
     default="runtime",
     show_default=True,
 )
+@click.option(
+    "--tvm-kernels",
+    help="Who computes the layers of bits, with --format tvm: own (the default), runtime.",
+)
 @edges
 @out_folder
 @as_json
@@ -211,6 +215,7 @@ def export(
     source: Path,
     target: str,
     format_: str,
+    tvm_kernels: str | None,
     edges: str | None,
     calibrate: Path | None,
     out: Path,
@@ -227,6 +232,7 @@ def export(
         format=format_,
         edges=edges,
         calibrate=calibrate,
+        tvm_kernels=tvm_kernels,
         progress=_note,
     )
     files = {
@@ -307,7 +313,7 @@ def convert(
 @click.option(
     "--on",
     cls=FromTable,
-    table="bindeploy.on:TRANSPORTS",
+    table="bindeploy.on:PLACES",
     help="Where it must run (default: wherever it can):",
 )
 @as_json
@@ -342,8 +348,8 @@ def verify(bundle: Path, on: str | None, as_json: bool) -> None:
 @click.option(
     "--on",
     cls=FromTable,
-    table="bindeploy.on:TRANSPORTS",
-    help="Where to time the bundle's own program (default: the plan, in this process):",
+    table="bindeploy.on:PLACES",
+    help="Where to time the bundle's own program or module (default: in this process):",
 )
 @click.option(
     "--compare",

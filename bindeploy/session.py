@@ -1,6 +1,7 @@
 """Run a model here, with onnxruntime's interface: `Session(path).run(None, {"input": x})`.
 
-A plan needs numpy alone; an ONNX model is converted and lowered to a plan in memory first.
+A plan needs numpy alone; an ONNX model is converted and lowered to a plan in memory first. A bundle
+that was compiled by TVM needs numpy and TVM's runtime.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bindeploy.emit.plan_format import ALIGNMENT
 from bindeploy.emit.plan_source import PlanSource, read
-from bindeploy.errors import BindeployError, unknown
+from bindeploy.emit.tvm import module_source
+from bindeploy.errors import BindeployError, not_installed, unknown
 from bindeploy.library import (
     ERROR_BYTES,
     Description,
@@ -31,6 +34,8 @@ from bindeploy.library import (
 
 if TYPE_CHECKING:
     import onnx_ir
+
+Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx_ir.Model"
 
 MAX_THREADS = 256
 """As many as the runtime takes; above any machine it is meant for."""
@@ -56,7 +61,8 @@ class Node:
     """One node of a plan. `kernel` is the row of kernels.inc that it runs, or "".
 
     `macs` counts multiply-accumulates of one image, binary or float. `output_shape` is
-    [1, H, W, C], of the model's output [1, C, H, W].
+    [1, H, W, C], of the model's output [1, C, H, W]. Of a compiled module a node is a call of a
+    kernel, named after its layer if it has one; neither its MACs nor its shape are known.
     """
 
     name: str
@@ -73,27 +79,30 @@ class Session:
     file, or an onnx_ir.Model. `threads` work on each image together; the results are the same for
     any number of them, bit for bit. `isa` holds the kernels to one instruction set ("scalar",
     "avx2", "avx512", "neon"). Bad arguments, files and inputs raise BindeployError. Calls from
-    several threads wait for each other. Use it as a context manager, or `close()` it.
+    several threads wait for each other. Use it as a context manager, or `close()` it. The folder of
+    a bundle that TVM compiled gives a `ModuleSession`.
     """
 
     _model: int | None = None
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | bytes | onnx_ir.Model,
-        threads: int = 1,
-        isa: str | None = None,
-    ) -> None:
-        if threads not in range(1, MAX_THREADS + 1):
-            raise BindeployError(f"`threads={threads}`: 1 to {MAX_THREADS} are possible")
+    def __new__(cls, model: Model, *_arguments: Any, **_options: Any) -> Session:
+        compiled = cls is Session and module_source.is_module(model)
+        return object.__new__(ModuleSession if compiled else cls)
+
+    def __init__(self, model: Model, threads: int = 1, isa: str | None = None) -> None:
+        self._begin(threads)
         source = read(model)
-        self._lock = threading.Lock()
         self._library = load_library(library_path())
         self._isa = isa
-        self.threads = threads
         self._plan = _aligned_copy(source.plan)
         self._model = self._load(source.label)
         self._describe(source)
+
+    def _begin(self, threads: int) -> None:
+        if threads not in range(1, MAX_THREADS + 1):
+            raise BindeployError(f"`threads={threads}`: 1 to {MAX_THREADS} are possible")
+        self.threads = threads
+        self._lock = threading.Lock()
 
     def _load(self, label: str) -> int:
         handle = ctypes.c_void_p()
@@ -201,18 +210,18 @@ class Session:
                 f"profile of {len(images)} images, `runs={runs}`, `warmup={warmup}`: "
                 "take at least one image and one run"
             )
-        output = self._room(len(images))
-        times = []
         with self._lock:
-            self._library.bd_profile(self._handle(), 1)
-            try:
-                for run in range(-warmup, runs):
-                    self._run_one(images, run % len(images), output)
-                    rows = (self._row(index) for index in range(len(self.nodes)))
-                    times.append([row.nanoseconds for row in rows])
-            finally:
-                self._library.bd_profile(self._handle(), 0)
+            times = [self._times(images, run % len(images)) for run in range(-warmup, runs)]
         return times[warmup:]
+
+    def _times(self, images: NDArray[np.float32], index: int) -> list[int]:
+        """Nanoseconds of every node for image `index`."""
+        self._library.bd_profile(self._handle(), 1)
+        try:
+            self._run_one(images, index, self._room(len(images)))
+            return [self._row(index).nanoseconds for index in range(len(self.nodes))]
+        finally:
+            self._library.bd_profile(self._handle(), 0)
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
@@ -263,6 +272,95 @@ class Session:
         return np.ascontiguousarray(images)
 
 
+class ModuleSession(Session):
+    """A bundle's compiled module, run by TVM: `pip install 'bindeploy[tvm]'`.
+
+    A module is machine code, which opening it loads into this process: open bundles of people you
+    trust. There is no plan, so `memory` is empty; `isa` cannot be chosen and says what processor it
+    was compiled for. TVM has no more threads than the machine has processors.
+    """
+
+    def __init__(self, model: Model, threads: int = 1, isa: str | None = None) -> None:
+        self._begin(threads)
+        if isa is not None:
+            raise BindeployError(
+                f"`isa={isa}`: a compiled module has the kernels of its target, leave `isa` out"
+            )
+        self._source = module_source.read(Path(os.fspath(model)))  # type: ignore[arg-type]
+        self._machines: dict[str, Any] | None = {}
+        source = self._source
+        self._input = Value(source.input.name, ("N", *source.input.shape))
+        self._output = Value(source.output.name, ("N", *source.output.shape))
+        self._output_shape = source.output.shape
+        self.memory = {}
+        self.nodes = [_call(*call) for call in source.calls]
+        self._machine(module_source.MODULE)
+
+    @property
+    def isa(self) -> str:
+        return self._source.processor
+
+    def integers(self, x: ArrayLike) -> dict[str, NDArray[np.int32]]:
+        """As of a plan, from the bundle's other module, whose outputs they are."""
+        images = self._images(x)
+        layers = {
+            name: np.empty((len(images), *shape), np.int32)
+            for name, shape in self._source.layers.items()
+        }
+        shapes = [self._output_shape, *self._source.layers.values()]
+        with self._lock:
+            for index in range(len(images)):
+                _logits, *found = self._found(module_source.INTEGERS, images, index, shapes)
+                for array, integers in zip(layers.values(), found, strict=True):
+                    array[index] = integers
+        return layers
+
+    def close(self) -> None:
+        with self._lock:
+            self._machines = None
+
+    def _run_one(
+        self, images: NDArray[np.float32], index: int, output: NDArray[np.float32]
+    ) -> None:
+        (output[index],) = self._found(module_source.MODULE, images, index, [self._output_shape])
+
+    def _found(
+        self, name: str, images: NDArray[np.float32], index: int, shapes: list[tuple[int, ...]]
+    ) -> list[NDArray]:
+        """What the module `name` gives for one image, of the shapes that the manifest promises."""
+        found = [array[0] for array in self._machine(name).run(self._one(images, index))]
+        if [array.shape for array in found] != shapes:
+            raise self._other("outputs")
+        return found
+
+    def _times(self, images: NDArray[np.float32], index: int) -> list[int]:
+        calls = self._machine(module_source.MODULE).profile(self._one(images, index))
+        if [name for name, _ in calls] != [node.kernel for node in self.nodes]:
+            raise self._other("kernels")
+        return [nanoseconds for _, nanoseconds in calls]
+
+    def _other(self, what: str) -> BindeployError:
+        return BindeployError(
+            f"bundle `{self._source.folder}` has other {what} than its manifest says: "
+            "export it again"
+        )
+
+    def _one(self, images: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+        return images[index].reshape(1, *self._source.input.shape)
+
+    def _machine(self, name: str) -> Any:
+        """The `Machine` of a module of the bundle, loaded when first asked for."""
+        if self._machines is None:
+            raise BindeployError("the session is closed: open another one")
+        if name not in self._machines:
+            try:
+                from bindeploy.emit.tvm.machine import Machine
+            except ModuleNotFoundError as error:
+                raise not_installed(error) or error from None
+            self._machines[name] = Machine(self._source.module(name), self.threads)
+        return self._machines[name]
+
+
 def _aligned_copy(content: bytes) -> NDArray[np.uint8]:
     """A copy that begins at a multiple of 64, where the runtime reads its constants in place."""
     room = np.empty(len(content) + ALIGNMENT, np.uint8)
@@ -288,6 +386,10 @@ def _node(row: NodeRow) -> Node:
     return Node(
         row.name.decode(), row.op.decode(), row.kernel.decode(), row.macs, tuple(row.output_shape)
     )
+
+
+def _call(kernel: str, layer: str) -> Node:
+    return Node(layer or kernel, kernel.rstrip("0123456789"), kernel, 0, ())
 
 
 def _channels_first(dots: NDArray[np.int32], node: Node) -> NDArray[np.int32]:

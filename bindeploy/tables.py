@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,17 @@ def measured_on(machine: Row) -> str:
 
 
 def bench(report: Row, out: Console) -> None:
-    """Per layer and in all, beside onnxruntime float32 where it was measured."""
+    """Per layer and in all, beside onnxruntime float32 where it was measured.
+
+    A layer that several kernels compute stands beside their sum.
+    """
     compare = report.get("compare", {})
     others = compare.get("layers", {})
     columns = ["layer", "op", "kernel", ">MMAC", ">µs", ">GMAC/s"]
     columns += [">float32 µs", ">ratio"] if compare else []
+    spent: dict[str, float] = defaultdict(float)
+    for layer in report["layers"]:
+        spent[layer["name"]] += layer["median_us"]
 
     def row(layer: Row) -> list[str]:
         microseconds = layer["median_us"]
@@ -77,17 +84,20 @@ def bench(report: Row, out: Console) -> None:
             number(speed),
         ]
         if compare:
-            other = others.get(layer["name"], {}).get("median_us")
-            ratio = other / microseconds if other and layer["macs"] else None
+            other = others.get(layer["name"], {}).get("median_us") if layer["macs"] else None
+            ratio = other / spent[layer["name"]] if other else None
             cells += [number(other), number(ratio)]
         return cells
 
-    out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
+    if report["layers"]:
+        out.print(table(f"{report['bundle']}", columns, map(row, report["layers"])))
     total = report["total"]
     out.print(
         f"whole network: {number(total['median_us'])} µs median of {report['runs']} "
         f"({number(total['p10_us'])} to {number(total['p90_us'])}, 10th to 90th percentile)"
     )
+    if runtime := report.get("runtime"):
+        out.print(_runtime(runtime))
     if compare:
         other = compare["total"]
         out.print(
@@ -96,13 +106,25 @@ def bench(report: Row, out: Console) -> None:
             f"({number(other['p10_us'])} to {number(other['p90_us'])}): "
             f"[bold]{number(other['ratio'])} times ours[/bold]"
         )
-    if spent := sum(report.get("split_us", {}).values()):
-        kinds = (f"{kind} {us / spent:.0%}" for kind, us in report["split_us"].items() if us)
+    if whole := sum(report.get("split_us", {}).values()):
+        kinds = (f"{kind} {us / whole:.0%}" for kind, us in report["split_us"].items() if us)
         out.print(f"of the layers' time: {', '.join(kinds)}")
-    memory = report["memory"]
-    parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
-    out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")
+    if memory := report["memory"]:
+        parts = ", ".join(f"{name.removesuffix('_bytes')} {size(memory[name])}" for name in memory)
+        out.print(f"peak memory: {size(sum(memory.values()))} ({parts})")
     out.print(measured_on(report["machine"]), style="dim")
+
+
+def _runtime(runtime: Row) -> str:
+    """Our runtime beside a module that TVM compiled."""
+    if "reason" in runtime:
+        return f"our runtime does not run it: {runtime['reason']}"
+    total = runtime["total"]
+    return (
+        f"our runtime, the same network: {number(total['median_us'])} µs "
+        f"({number(total['p10_us'])} to {number(total['p90_us'])}): "
+        f"{number(total['ratio'], 2)} times this"
+    )
 
 
 def layers(rows: list[Row], machine: Row, out: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def digits_bundle(digits_run) -> Path:
     """The digits network exported for this machine."""
     out = digits_run.parent / "bundle"
     result = invoke("export", digits_run, "--target", "host", "--out", out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="session")
+def compiled_bundle(digits_run) -> Path:
+    """The digits network compiled by TVM for this machine."""
+    pytest.importorskip("tvm", reason="tvm is not installed: pip install 'bindeploy[tvm]'")
+    out = digits_run.parent / "compiled"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TVM's own
+        result = invoke("export", digits_run, "--target", "host", "--format", "tvm", "--out", out)
     assert result.exit_code == 0, result.output
     return out
 

@@ -1,4 +1,4 @@
-"""Measure a bundle layer by layer, and onnxruntime beside it in the same rounds.
+"""Measure a bundle layer by layer, and other engines beside it in the same rounds.
 
 Reported are medians with the 10th and 90th percentile; machine, threads and versions stand in every
 report.
@@ -13,13 +13,16 @@ import numpy as np
 
 from bindeploy.bench.layers import COMPARISONS
 from bindeploy.bench.rounds import Measured, Progress, interleaved, machine, summary, timed
-from bindeploy.bundle import Bundle
+from bindeploy.bundle import Bundle, inspect
 from bindeploy.convert.engines import onnxruntime_session
 from bindeploy.convert.single_layers import nothing
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.on import transport
 from bindeploy.op_kinds import split
-from bindeploy.session import Session
+from bindeploy.session import Node, Session
+
+MULTIPLIES = ("_convolution", "_dense")
+"""How the kernels are named in a compiled module that multiply, before `_threshold`."""
 
 
 def bench_bundle(
@@ -34,7 +37,8 @@ def bench_bundle(
 
     With `compare="onnxruntime"`, the float32 twin of the network (same layers, ordinary float
     weights, Relu for Sign; see `convert.float_twin`) runs in onnxruntime in the same rounds, whole
-    and as single layers, whose times are given without the cost of the call.
+    and as single layers, whose times are given without the cost of the call. Beside a module that
+    TVM compiled our runtime runs the same network, where it can.
     """
     if compare is not None and compare not in COMPARISONS:
         raise unknown("comparison", compare, COMPARISONS)
@@ -44,15 +48,17 @@ def bench_bundle(
             "bindeploy": _ours(session, image),
             "nodes": lambda: session.profile(image, runs=1, warmup=0)[0],
         }
+        rival, reason = _runtime(bundle, image, threads)
         twins = _float_contestants(bundle, image, threads) if compare else {}
-        times = interleaved(contestants | twins, runs, progress)
+        times = interleaved(contestants | rival | twins, runs, progress)
         nodes = list(zip(*times["nodes"], strict=True))
+        macs = _macs(bundle) if bundle.format == "tvm" else {}
         layers = [
             {
                 "name": node.name,
                 "op": node.op,
                 "kernel": node.kernel,
-                "macs": node.macs,
+                "macs": node.macs or (macs.get(node.name, 0) if _multiplies(node) else 0),
                 **summary(list(nodes[index])),
             }
             for index, node in enumerate(session.nodes)
@@ -63,24 +69,58 @@ def bench_bundle(
             "runs": runs,
             "total": summary(times["bindeploy"]),
             "layers": layers,
-            "split_us": split((layer["op"], layer["median_us"]) for layer in layers),
             "memory": session.memory,
         }
+    if bundle.format == "tvm":
+        report["tvm"] = bundle.manifest["build"]["tvm"]
+        report["runtime"] = _beside(times["runtime"], report) if rival else {"reason": reason}
+    else:
+        report["split_us"] = split((layer["op"], layer["median_us"]) for layer in layers)
     if twins:
-        total = summary(times["onnxruntime"])
         report["compare"] = {
             "engine": "onnxruntime float32",
-            "total": total | {"ratio": total["median_us"] / report["total"]["median_us"]},
+            **_beside(times["onnxruntime"], report),
             "call_us": summary(times["call"])["median_us"],
             "layers": _float_layers(times),
         }
     return report
 
 
+def _macs(bundle: Bundle) -> dict[str, int]:
+    """Multiply-accumulates of every layer of the portable file: a module does not say them."""
+    layers = inspect(bundle.path)["layers"]
+    return {layer["name"]: layer["binary_macs"] + layer["float_macs"] for layer in layers}
+
+
+def _multiplies(node: Node) -> bool:
+    """Of the kernels of a layer in a module, whether this one multiplies; others pack and pad."""
+    return node.op.removesuffix("_threshold").endswith(MULTIPLIES)
+
+
+def _beside(times: list[int], report: Measured) -> Measured:
+    """The `total` of another engine in the same rounds, its `ratio` how often ours fits into it."""
+    total = summary(times)
+    return {"total": total | {"ratio": total["median_us"] / report["total"]["median_us"]}}
+
+
+def _runtime(
+    bundle: Bundle, image: np.ndarray, threads: int
+) -> tuple[dict[str, Callable[[], int]], str]:
+    """Our runtime as a contestant of a compiled module; none, and why, where it cannot be one."""
+    if bundle.format != "tvm":
+        return {}, ""
+    try:
+        return {"runtime": _ours(Session(bundle.model, threads=threads), image)}, ""
+    except BindeployError as error:
+        return {}, str(error)
+
+
 def bench_on(bundle: Bundle, where: str, runs: int = 50) -> Measured:
-    """Time the bundle's own program where it is meant to run; an emulator refuses."""
+    """Time the bundle's own program or module where it is meant to run; an emulator refuses."""
     place = transport(where)
     measured = place.measure(bundle, runs, warmup=max(2, runs // 10))
+    if "nanoseconds" in measured:
+        measured["total"] = summary(measured["nanoseconds"])
     lacking = {"isa", "total", "layers", "memory"} - measured.keys()
     if lacking:
         raise BindeployError(
@@ -88,7 +128,7 @@ def bench_on(bundle: Bundle, where: str, runs: int = 50) -> Measured:
         )
     return {
         "bundle": str(bundle.path),
-        "machine": machine() | {"isa": measured["isa"]},
+        "machine": machine() | {"isa": measured["isa"]} | measured.get("machine", {}),
         "runs": runs,
         **{key: measured[key] for key in ("total", "layers", "memory")},
     }

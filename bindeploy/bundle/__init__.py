@@ -2,9 +2,16 @@
 
 manifest.json            what the rest is, and how it was made
 model.onnx               the portable file, for any engine
-model.bd                 the plan, for the runtime
 golden/                  input.npy, logits.npy, integers.npz: what every engine must give
+
+and, by its format,
+
+model.bd                 the plan, for the runtime
 bin/ lib/ include/       the runtime, compiled for the target
+
+model.so                 the network compiled by TVM for the target
+golden/integers.so       the same, giving the integers of every layer
+src/                     a program in C++ that runs it
 """
 
 from bindeploy.bundle.folder import Bundle, Golden

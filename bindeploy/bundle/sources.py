@@ -46,6 +46,7 @@ def from_source(
     format: str = "runtime",
     edges: str | None = None,
     calibrate: Path | str | None = None,
+    tvm_kernels: str | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert a RUN folder, an ONNX file or an ONNX model, and bundle it for `target` in `out`.
@@ -54,24 +55,42 @@ def from_source(
     are standard normal noise, and stock onnxruntime records them on the graph as it was given.
     `edges` "int8" turns the layers whose weights stay numbers into int8, which `calibrate` (a file
     or folder for `calibration.read`; a run's own images do too) fits; onnxruntime then records the
-    golden vectors on the converted graph. `target` is a `Target`, the name of one, or a TOML file.
+    golden vectors on the converted graph. `tvm_kernels` "runtime" leaves the layers of bits of a
+    compiled module to the C runtime. `target` is a `Target`, the name of one, or a TOML file.
     Raises `BindeployError` for a source that is neither, and as `create` does.
     """
     from bindeploy.convert import pipeline
 
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
+    options = _options(format, tvm_kernels)
     built_for = load(target) if isinstance(target, str) else target
     tell = progress or (lambda line: None)
     tell("reading the network")
     given = _read_source(source)
     packed = pipeline.convert(given.latent, _calibration(given, edges, calibrate))
-    FORMATS[format].check(packed)
+    FORMATS[format].check(packed, built_for, **options)
     tell("choosing golden inputs")
     golden = _record(given, packed, recalibrated=edges is not None)
     return create(
-        packed, golden, built_for, out, given.provenance, format=format, progress=progress
+        packed,
+        golden,
+        built_for,
+        out,
+        given.provenance,
+        format=format,
+        options=options,
+        progress=progress,
     )
+
+
+def _options(format: str, tvm_kernels: str | None) -> dict[str, str]:
+    """The options of the format."""
+    if tvm_kernels is None:
+        return {}
+    if format != "tvm":
+        raise BindeployError(f"`--tvm-kernels {tvm_kernels}` goes with --format tvm")
+    return {"kernels": tvm_kernels}
 
 
 def _calibration(

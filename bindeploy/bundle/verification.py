@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bindeploy.bundle.folder import Bundle, Golden
-from bindeploy.bundle.formats import FORMATS, PLAN, Progress
+from bindeploy.bundle.formats import Progress
 from bindeploy.errors import BindeployError
 from bindeploy.on import TRANSPORTS, transport
 from bindeploy.on.transport import Results
@@ -44,9 +44,9 @@ def verify(
     and where first; and `skipped`, rows of `name` and `reason`. An engine agrees if its integers
     are equal bit for bit, its logits lie within `LOGIT_TOLERANCE` and its classes are equal.
 
-    With `on`, the name of a transport, that one must run. Raises `BindeployError` if it cannot, and
-    for damaged golden vectors. A bundle brings a program and the command of its emulator, and both
-    are started: verify bundles of people you trust.
+    With `on`, a place that `bindeploy.on` knows, that one must run. Raises `BindeployError` if it
+    cannot, and for damaged golden vectors. A bundle brings a program and the command of its
+    emulator, or compiled modules, and all are started: verify bundles of people you trust.
     """
     tell = progress or (lambda line: None)
     if on is not None:
@@ -55,7 +55,7 @@ def verify(
     reference = compare(golden.source, golden, (golden.logits, dict(golden.integers)))
     rows = [{**reference, "note": "the reference, recorded at export"}]
     skipped = []
-    for engine in _engines(bundle):
+    for engine in _engines(bundle, on):
         if engine.obstacle is None:
             tell(f"{engine.name}: {len(golden.inputs)} images")
             rows.append(_run_and_compare(engine, golden))
@@ -66,19 +66,16 @@ def verify(
     return {"ok": all("difference" not in row for row in rows), "engines": rows, "skipped": skipped}
 
 
-def _engines(bundle: Bundle) -> Iterator[_Engine]:
-    """Engines of the portable file, then every place where the plan runs."""
+def _engines(bundle: Bundle, on: str | None) -> Iterator[_Engine]:
+    """Engines of the portable file, then every place where the plan or the module runs."""
     from bindeploy.convert import engines
 
     for name, run in (("onnxruntime", engines.run_onnxruntime), ("numpy", engines.run_numpy)):
         yield _Engine(name, None, True, None, partial(_run_file, run, bundle.model))
-    planless = PLAN not in FORMATS[bundle.format].files
-    for where, place in TRANSPORTS.items():
-        obstacle = place.obstacle(bundle)
-        if planless:
-            obstacle = f"a bundle of format `{bundle.format}` has no {PLAN}"
+    asked_for = {} if on is None else {on: transport(on)}
+    for where, place in (TRANSPORTS | asked_for).items():
         run = partial(place.run_model, bundle)
-        yield _Engine(place.engine, where, place.concerns(bundle), obstacle, run)
+        yield _Engine(place.engine, where, place.concerns(bundle), place.obstacle(bundle), run)
 
 
 def _run_file(

@@ -37,13 +37,14 @@ def create(
     provenance: Mapping[str, object],
     *,
     format: str = "runtime",
+    options: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Write a bundle of a converted model into folder `out`, whole or not at all, and open it.
 
-    `provenance` goes into the manifest as it is. A bundle that stands at `out` is replaced, any
-    other folder is refused. `BindeployError` too for an unknown format, for a model that the format
-    cannot hold, and where the runtime does not compile.
+    `provenance` goes into the manifest as it is, `options` are the format's own. A bundle that
+    stands at `out` is replaced, any other folder is refused. `BindeployError` too for an unknown
+    format, for a model that the format cannot hold, and where the runtime does not compile.
     """
     from bindeploy.emit.onnx import save
 
@@ -71,7 +72,7 @@ def create(
                 "skipped": golden.skipped,
                 "margin": golden.margin,
             },
-            "build": FORMATS[format].add(packed, target, folder, progress),
+            "build": FORMATS[format].add(packed, target, folder, progress, **(options or {})),
             "provenance": dict(provenance),
         }
         (folder / MANIFEST).write_text(json_text(manifest, indent=2) + "\n", encoding="utf-8")

@@ -55,6 +55,7 @@ def _sibling(graph: ir.Graph, node: ir.Node) -> ir.Value:
     (output,) = cast.outputs
     output.name = f"{PREFIX}{node.name}"
     output.type = ir.TensorType(ir.DataType.INT32)
-    output.shape = node.outputs[0].shape
+    dot.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    output.shape = dot.outputs[0].shape = node.outputs[0].shape
     graph.insert_after(node, [dot, cast])
     return output

@@ -1,4 +1,7 @@
-"""`local`: this machine, through the library that came with the package."""
+"""`local`: this machine, through the library that came with the package.
+
+A bundle without a plan runs too: its portable file is lowered to one in memory.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bindeploy.emit import plan_source
 from bindeploy.errors import BindeployError
 from bindeploy.library import library_path
 from bindeploy.on import program
@@ -27,12 +31,14 @@ class Local:
     def obstacle(self, bundle: Deployed) -> str | None:
         try:
             library_path()
+            if not bundle.plan.is_file():
+                plan_source.read(bundle.model)
         except BindeployError as error:
             return str(error)
         return None
 
     def run_model(self, bundle: Deployed, images: NDArray[np.float32]) -> Results:
-        with Session(bundle.plan) as session:
+        with Session(bundle.plan if bundle.plan.is_file() else bundle.model) as session:
             (logits,) = session.run(None, {session.get_inputs()[0].name: images})
             integers = session.integers(images)
         layers = {
@@ -43,6 +49,11 @@ class Local:
 
     def measure(self, bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
         """Time the bundle's own program, which says in a line if it is for another machine."""
+        if not bundle.program.is_file():
+            raise BindeployError(
+                f"bundle `{bundle.path}` has no bin/{bundle.program.name}: "
+                "export it with --format runtime"
+            )
         return program.measure([str(bundle.program)], bundle, runs, warmup)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_model(command: Sequence[str], bundle: Deployed, images: NDArray[np.float
         given, logits, integers = (Path(name) / file for file in ("input", "output", "integers"))
         given.write_bytes(np.ascontiguousarray(images, "<f4").tobytes())
         files = ("--input", given, "--output", logits, "--integers", integers)
-        _call([*command, bundle.plan, *files])
+        call([*command, bundle.plan, *files])
         count = len(images)
         return (
             _read(logits, "<f4", count * math.prod(bundle.output_shape)).reshape(
@@ -41,7 +42,7 @@ def run_model(command: Sequence[str], bundle: Deployed, images: NDArray[np.float
 def measure(command: Sequence[str], bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
     """The object that `command model.bd --runs N --warmup N --json` prints."""
     counts = ["--runs", str(runs), "--warmup", str(warmup)]
-    printed = _call([*command, bundle.plan, *counts, "--json"])
+    printed = call([*command, bundle.plan, *counts, "--json"])
     try:
         measured = json.loads(printed)
     except (ValueError, RecursionError) as error:
@@ -51,22 +52,33 @@ def measure(command: Sequence[str], bundle: Deployed, runs: int, warmup: int) ->
     return measured
 
 
-def _call(command: Sequence[str | Path]) -> str:
-    """Standard output of a command that must succeed."""
+def call(
+    command: Sequence[str | Path], name: str = "", variables: Mapping[str, str] | None = None
+) -> str:
+    """Standard output of a command that must succeed; an error calls it `name`.
+
+    `variables` are added to its environment.
+    """
+    name = name or str(command[0])
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, **(variables or {})},
         )
     except OSError as error:
         raise BindeployError(
-            f"`{command[0]}` does not start here: {error.strerror}; is it for another machine?"
+            f"`{name}` does not start here: {error.strerror}; is it for another machine?"
         ) from error
     if done.returncode < 0:
         died = signal.Signals(-done.returncode).name
-        raise BindeployError(f"`{command[0]}` died of {died}: is it for another processor?")
+        raise BindeployError(f"`{name}` died of {died}: is it for another processor?")
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise BindeployError(f"`{command[0]}` failed: {said[-1]}")
+        raise BindeployError(f"`{name}` failed: {said[-1]}")
     return done.stdout
 
 

@@ -22,7 +22,13 @@ class Deployed(Protocol):
     def path(self) -> Path: ...
 
     @property
+    def format(self) -> str: ...
+
+    @property
     def built_for(self) -> Target: ...
+
+    @property
+    def model(self) -> Path: ...
 
     @property
     def plan(self) -> Path: ...
@@ -58,4 +64,6 @@ class Transport(Protocol):
         """Run float32 images [N, C, H, W] one by one."""
 
     def measure(self, bundle: Deployed, runs: int, warmup: int) -> dict[str, Any]:
-        """Time one image: the JSON of `bd_bench --json`. Raises where times would mean nothing."""
+        """Time one image: the JSON of `bd_bench --json`, or the `nanoseconds` of each run instead
+        of `total`, and `machine`, what is to be said of it. Raises where times would mean nothing.
+        """

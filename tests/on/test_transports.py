@@ -13,6 +13,7 @@ import pytest
 
 from bindeploy.errors import BindeployError
 from bindeploy.on import TRANSPORTS, transport
+from bindeploy.on.compiled import Compiled
 from bindeploy.on.emulator import Emulator
 from bindeploy.on.local import Local
 from bindeploy.on.webassembly import WebAssembly
@@ -48,8 +49,13 @@ class Deployed:
 
     path: Path
     built_for: Target
+    format: str = "runtime"
     output_shape: tuple[int, ...] = (5,)
     layers: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(LAYERS))
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.onnx"
 
     @property
     def plan(self) -> Path:
@@ -92,7 +98,8 @@ def test_transports_are_found_by_name_and_others_listed():
     assert transport("local") is TRANSPORTS["local"]
     assert transport("qemu") is TRANSPORTS["qemu"]
     with pytest.raises(
-        BindeployError, match="unknown place to run `mars`: choose from local, qemu, wasmtime"
+        BindeployError,
+        match="unknown place to run `mars`: choose from local, qemu, wasmtime, tvm, rpc://HOST:PORT",
     ):
         transport("mars")
 
@@ -161,6 +168,17 @@ def test_why_webassembly_cannot_run_is_said_in_words(bundle, monkeypatch):
     assert WebAssembly().obstacle(module) == "wasmtime is not installed: pip install wasmtime"
     module.program.unlink()
     assert "the bundle has no bin/bd_bench" in str(WebAssembly().obstacle(module))
+
+
+def test_why_a_module_cannot_run_is_said_in_words(bundle, monkeypatch):
+    for place in (Compiled(), transport("rpc://127.0.0.1:9")):
+        assert place.obstacle(bundle) == "the bundle has no model.so: export it with --format tvm"
+    compiled = replace(bundle, format="tvm")
+    (bundle.path / "model.so").write_bytes(b"")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for place in (Compiled(), transport("rpc://127.0.0.1:9")):
+        assert place.concerns(compiled) and not place.concerns(bundle)
+        assert place.obstacle(compiled) == "tvm is not installed: pip install 'bindeploy[tvm]'"
 
 
 @needs_wasmtime

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ from tvm.support import cc
 
 from bindeploy.build import FLAGS, LIBRARY
 from bindeploy.convert.name_layers import NameLayers
-from bindeploy.emit.tvm.importer import to_relax
+from bindeploy.emit.tvm.importer import check_operators, to_relax
+from bindeploy.emit.tvm.machine import BUILTIN
 from bindeploy.emit.tvm.runtime_layers import take_chains, write_data
 from bindeploy.emit.tvm.targets import Described, describe
-from bindeploy.errors import unknown
+from bindeploy.emit.tvm.values import OF_NODE
+from bindeploy.errors import BindeployError, unknown
 from bindeploy.files import installed, resource
 from bindeploy.target import Target
 
@@ -26,23 +31,78 @@ KERNELS = ("own", "runtime")
 """Who computes the layers of bits: kernels that TVM compiles, or the C runtime's."""
 
 
-def write_module(model: ir.Model, target: Target, path: Path, kernels: str = "own") -> None:
+def check(model: ir.Model, target: Target, kernels: str = "own") -> None:
+    """BindeployError for what `write_module` would refuse by name; nothing is compiled."""
+    _described(target, kernels)
+    if len(model.graph.outputs) != 1:
+        names = ", ".join(f"`{value.name}`" for value in model.graph.outputs) or "none"
+        raise BindeployError(f"the model has outputs {names}: a module gives one")
+    check_operators(_one_image(_named(model)))
+
+
+def write_module(
+    model: ir.Model, target: Target, path: Path, kernels: str = "own"
+) -> dict[str, object]:
     """Compile a converted model for `target` into the shared library `path`.
 
     Its function `main` takes one image float32 [1, ...] and gives the logits [1, ...], or a tuple
     where the model has more outputs. `kernels` is one of KERNELS. Raises BindeployError for a model
     that TVM cannot compile.
+
+    Returns what a manifest says of it: `tvm`, its version; `target`, as TVM writes it, and
+    `processor`; `kernels`; name and shape of the `input`, for one image; the name of the first
+    `output`; `calls`, every kernel in the order in which they run, and the layer of each, if it is
+    one of ours.
     """
-    if kernels not in KERNELS:
-        raise unknown("--tvm-kernels", kernels, KERNELS)
-    described = describe(target)
-    model = model.clone()
-    NameLayers()(model)
+    described = _described(target, kernels)
+    model = _named(model)
     plans = take_chains(model) if kernels == "runtime" else []
-    executable = build(to_relax(_one_image(model), described.processor), described)
+    proto = _one_image(model)
+    calls: list[tuple[str, str]] = []
+    executable = build(to_relax(proto, described.processor), described, calls)
     with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
         added = _runtime(plans, Path(folder)) if plans else {}
         executable.export_library(str(path), **added)
+    written = json.loads(str(described.target))
+    return {
+        "tvm": tvm.__version__,
+        "target": written,
+        "processor": written.get("mcpu", written["kind"]),
+        "kernels": kernels,
+        "input": _input(proto.graph.input[0]),
+        "output": proto.graph.output[0].name,
+        "calls": _calls(executable, calls, proto.graph),
+    }
+
+
+def _described(target: Target, kernels: str) -> Described:
+    if kernels not in KERNELS:
+        raise unknown("--tvm-kernels", kernels, KERNELS)
+    return describe(target)
+
+
+def _input(value: onnx.ValueInfoProto) -> dict[str, object]:
+    _, *sizes = value.type.tensor_type.shape.dim
+    return {"name": value.name, "shape": [size.dim_value for size in sizes]}
+
+
+def _calls(
+    executable: Any, before: Sequence[tuple[str, str]], graph: onnx.GraphProto
+) -> list[dict[str, str]]:
+    """The kernels that the virtual machine's program calls, between its own steps.
+
+    `before` are the same, and some that became steps of its own, each with the tensor it makes.
+    """
+    rest = iter(before)
+    found = []
+    for name in re.findall(r"^ *call +(\S+)", executable.as_text(), re.MULTILINE):
+        if not name.startswith(BUILTIN):
+            tensor = next((tensor for kernel, tensor in rest if kernel == name), "")
+            number = re.match(rf"{OF_NODE}(\d+)_", tensor)
+            found.append(
+                {"kernel": name, "layer": graph.node[int(number[1])].name if number else ""}
+            )
+    return found
 
 
 def _runtime(plans: list[bytes], folder: Path) -> dict[str, Any]:
@@ -53,6 +113,13 @@ def _runtime(plans: list[bytes], folder: Path) -> dict[str, Any]:
     return {"fcompile": cc.cross_compiler("cc", options=options, add_files=list(map(str, added)))}
 
 
+def _named(model: ir.Model) -> ir.Model:
+    """A copy whose nodes have unique names."""
+    named = model.clone()
+    NameLayers()(named)
+    return named
+
+
 def _one_image(model: ir.Model) -> onnx.ModelProto:
     """The model with N = 1."""
     proto = ir.to_proto(model)
@@ -61,16 +128,36 @@ def _one_image(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def build(module: tvm.IRModule, described: Described) -> Any:
-    """The executable of a Relax module for a CPU."""
+def build(
+    module: tvm.IRModule, described: Described, calls: list[tuple[str, str]] | None = None
+) -> Any:
+    """The executable of a Relax module for a CPU.
+
+    `calls` gets every kernel that is called, and the name of the tensor that it makes.
+    """
     target = described.target
+
+    @tvm.transform.module_pass(opt_level=0)
+    def read_calls(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
+        if calls is not None:
+            calls.extend(_called(module["main"]))
+        return module
+
     passes = [
         relax.transform.DeadCodeElimination(),
         *cpu_generic.pipeline.library_dispatch_passes(target),
         *cpu_generic.pipeline.legalize_passes(target),
         relax.transform.DeadCodeElimination(),
+        read_calls,
         *cpu_generic.pipeline.dataflow_lower_passes(target),
         *cpu_generic.pipeline.finalize_passes(target),
     ]
     with target:
         return tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(passes))
+
+
+def _called(main: Any) -> Iterator[tuple[str, str]]:
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if getattr(binding.value, "op", None) == tvm.ir.Op.get("relax.call_tir"):
+                yield binding.value.args[0].name_hint, binding.var.name

@@ -37,10 +37,9 @@ def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
     Raises BindeployError for a TVM whose importer is not known, and for an operator that TVM does
     not know, by the name of its node.
     """
-    _check_version()
+    check_operators(model)
     known = frontend._get_convert_map()
-    _check_operators(model.graph, known)
-    lower = _Lowering(processor, _reads(model.graph))
+    lower = _Lowering(processor, model.graph)
     converters = {
         name: _Converter(name, known.get(name), lower) for name in known.keys() | LOWERINGS.keys()
     }
@@ -57,8 +56,12 @@ def _check_version() -> None:
         )
 
 
-def _check_operators(graph: onnx.GraphProto, known: Mapping[str, Any]) -> None:
-    for node in graph.node:
+def check_operators(model: onnx.ModelProto) -> None:
+    """BindeployError for a TVM whose importer is not known, and for an operator without converter,
+    by the name of its node."""
+    _check_version()
+    known = frontend._get_convert_map()
+    for node in model.graph.node:
         ours = node.domain.startswith("bindeploy") and node.op_type in LOWERINGS
         theirs = node.domain in ("", "ai.onnx") and node.op_type in known
         if not ours and not theirs and node.op_type != "Constant":
@@ -96,8 +99,9 @@ def _quiet() -> Any:
 class _Lowering:
     """Lowers one node after the other into `values`, which begins with the first of them."""
 
-    def __init__(self, processor: Processor, reads: Mapping[str, int]) -> None:
-        self.processor, self.reads = processor, reads
+    def __init__(self, processor: Processor, graph: onnx.GraphProto) -> None:
+        self.processor, self.reads = processor, _reads(graph)
+        self.numbers = {node.name: number for number, node in enumerate(graph.node)}
         self.values: Values | None = None
 
     def __call__(
@@ -118,6 +122,7 @@ class _Lowering:
             return original(block, given, attributes, parameters)
 
         name = attributes["tvm_custom"]["name"]
+        self.values.node = self.numbers[name]
         try:
             made = self._ours(op, inputs, attributes, theirs)
             made = theirs(inputs) if made is None else made

@@ -2,22 +2,96 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
+from bindeploy.errors import BindeployError
+
+BUILTIN = "vm.builtin."
+"""How the steps are named that are no kernels: the virtual machine's own."""
+
+_pool = threading.local()
+"""How many threads TVM's pool uses: it has one pool for each thread that calls it."""
+
 
 class Machine:
-    """A module of `compiler.write_module`, loaded on this machine's CPU."""
+    """A module of `compiler.write_module`, loaded on this machine's CPU.
 
-    def __init__(self, path: Path) -> None:
-        self._main = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]
+    A module is a shared library: loading it runs its code. `threads` of TVM's pool work on it; the
+    pool has as many as there are processors, or as the variable TVM_NUM_THREADS says.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        _prepare_pool()
+        self.threads = threads
+        self._input: Any = None
+        try:
+            self._machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+            self._main = self._machine["main"]
+        except Exception as error:  # of the loader, of TVM, of Python
+            line = " ".join(str(error).split())[:300]
+            raise BindeployError(
+                f"`{path}` does not load here ({line}): is it for another machine?"
+            ) from error
 
     def run(self, image: NDArray[np.float32]) -> list[NDArray]:
         """Every output for one image [1, ...]."""
-        given = self._main(tvm.runtime.tensor(np.ascontiguousarray(image)))
-        outputs = [given] if hasattr(given, "numpy") else list(given)
-        return [output.numpy() for output in outputs]
+        _use(self.threads)
+        if self._input is None or self._input.shape != image.shape:
+            self._input = tvm.runtime.empty(image.shape, "float32")
+        self._input.copyfrom(image)
+        return arrays(self._main(self._input))
+
+    def profile(self, image: NDArray[np.float32]) -> list[tuple[str, int]]:
+        """Name and nanoseconds of every kernel that runs for one image, in their order.
+
+        The calls in between, and what watching them costs, are left out.
+        """
+        calls: list[tuple[str, int]] = []
+        started = 0
+
+        def watch(_function: Any, name: str, before: bool, *_results_and_arguments: Any) -> int:
+            nonlocal started
+            now = time.perf_counter_ns()
+            if not before and not name.startswith(BUILTIN):
+                calls.append((name, now - started))
+            started = time.perf_counter_ns()
+            return 0
+
+        self._machine.set_instrument(watch)
+        try:
+            self.run(image)
+        finally:
+            self._machine.set_instrument(None)
+        return calls
+
+
+def arrays(outputs: Any) -> list[NDArray]:
+    """What `main` gave, a tensor or several."""
+    tensors = [outputs] if hasattr(outputs, "numpy") else list(outputs)
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _prepare_pool() -> None:
+    """Before the pool is made, unless the variables are set already.
+
+    By itself TVM binds the calling thread to a processor, and leaves it there, and on x86 it uses
+    half of the processors.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
+
+
+def _use(threads: int) -> None:
+    """Telling the pool takes longer than a small network, so it is told when that changes."""
+    if getattr(_pool, "threads", None) != threads:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        _pool.threads = threads

@@ -22,16 +22,20 @@ from bindeploy.emit.tvm.processor import Processor
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
+OF_NODE = "of_node_"
+"""How tensors are called that kernels of ours made, before the number of the node and `_`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How a layer was computed, so that what follows it can be computed with it: `outputs.Affine`.
 
-    `run(residual, bounds, last_bounds)` emits the layer anew; what was emitted before is dropped if
-    nobody reads it.
+    `run(residual, bounds, last_bounds)` emits the layer anew, `node` of the graph; what was emitted
+    before is dropped if nobody reads it.
     """
 
     run: Callable[[Any, Bounds, Bounds], Any]
+    node: int | None = None
     residual: Any = None
     bounds: Bounds = UNBOUNDED
     last_bounds: Bounds = UNBOUNDED
@@ -66,10 +70,13 @@ class Forms:
 
 
 class Values:
-    """Tensors of the function that the block builder `block` is in."""
+    """Tensors of the function that the block builder `block` is in.
+
+    `node` counts the nodes of the graph: what is emitted belongs to that one, and is called so.
+    """
 
     def __init__(self, block: Any, processor: Processor) -> None:
-        self.block, self.processor = block, processor
+        self.block, self.processor, self.node = block, processor, 0
         self._forms: dict[Any, Forms] = {}
 
     def forms(self, value: Any) -> Forms:
@@ -82,8 +89,11 @@ class Values:
 
     def follow(self, recipe: Recipe) -> Any:
         """The tensor that a recipe gives."""
+        now = self.node
+        self.node = now if recipe.node is None else recipe.node
         value = recipe.run(recipe.residual, recipe.bounds, recipe.last_bounds)
-        self.forms(value).recipe = recipe
+        self.forms(value).recipe = replace(recipe, node=self.node)
+        self.node = now
         return value
 
     def emit(self, expression: Any) -> Any:
@@ -97,7 +107,7 @@ class Values:
         made = relax.call_tir(
             self.block.add_func(function, name), tensors, out_ty=relax.TensorType(shape, dtype)
         )
-        return self.block.emit(made)
+        return self.block.emit(made, f"{OF_NODE}{self.node}_")
 
     def picture(self, value: Any) -> tuple[int, int, int]:
         """Height, width and channels of a tensor as kernels of ours see it: see `channels_last`."""
