@@ -27,7 +27,7 @@ BYTES = 4
 BURST = 31
 """Words whose ones a byte can count for each of their bytes: 8 * 31 < 256."""
 
-WORTH_SHARING = 400_000
+WORTH_SHARING = 60_000
 """Steps from which a layer is divided among threads."""
 
 
