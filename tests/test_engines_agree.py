@@ -1,6 +1,5 @@
 """One converted file, and every engine that reads it."""
 
-import importlib.util
 import runpy
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from bindeploy import Session
+from bindeploy import Session, target
 from bindeploy.convert.engines import onnxruntime_run, run_numpy, run_onnxruntime
 from bindeploy.convert.pipeline import convert, load
-from bindeploy.convert.plain import plain
 from bindeploy.emit.onnx import save
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "foreign_network.py"
@@ -54,17 +52,14 @@ def by_runtime(path, images):
 
 
 def by_tvm(path, images):
-    if importlib.util.find_spec("tvm") is None:
-        pytest.skip("tvm is not installed")
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
+    pytest.importorskip("tvm", reason="tvm is not installed: pip install 'bindeploy[tvm]'")
+    from bindeploy.emit.tvm.compiler import write_module
+    from bindeploy.emit.tvm.machine import Machine
 
-    model = plain(load(path))
-    name = model.graph.inputs[0].name
-    module = from_onnx(ir.to_proto(model), shape_dict={name: list(images.shape)})
-    machine = relax.VirtualMachine(tvm.compile(module, target="llvm"), tvm.cpu())
-    return machine["main"](tvm.runtime.tensor(images)).numpy()
+    module = path.with_suffix(".so")
+    write_module(load(path), target.load("host"), module)
+    machine = Machine(module)
+    return np.concatenate([machine.run(images[n : n + 1])[0] for n in range(len(images))])
 
 
 @pytest.mark.parametrize("run", [by_onnxruntime, by_reference_evaluator, by_runtime, by_tvm])

@@ -11,15 +11,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bindeploy import Session, binarize
+from bindeploy import Session, binarize, target
 from bindeploy.convert import convert
 from bindeploy.convert.engines import run_numpy, run_onnxruntime
 from bindeploy.convert.golden import MARGIN, select
+from bindeploy.convert.integers import PREFIX, with_integers
 from bindeploy.errors import BindeployError
 from bindeploy.train.layers import BinaryConv2d, BinarySign
 from bindeploy.train.states import harden
@@ -451,6 +453,20 @@ def test_every_engine_gives_the_integers_of_torch(name):
             assert logits.shape == road.logits[:count].shape
             road.agrees(logits, session.integers(images), count)
     assert all(np.ptp(array) > 0 for array in road.integers.values())
+
+
+@pytest.mark.parametrize("name", [*RUN, *REFUSED])
+def test_tvm_gives_the_integers_of_torch(name, tmp_path):
+    pytest.importorskip("tvm", reason="tvm is not installed: pip install 'bindeploy[tvm]'")
+    from bindeploy.emit.tvm.compiler import write_module
+    from bindeploy.emit.tvm.machine import Machine
+
+    road = Road(RUN[name] if name in RUN else REFUSED[name].case)
+    proto, names = with_integers(road.packed)
+    write_module(ir.from_proto(proto), target.load("host"), tmp_path / "module.so")
+    logits, *found = Machine(tmp_path / "module.so").run(road.images[:1])
+    integers = {name.removeprefix(PREFIX): array for name, array in zip(names, found, strict=True)}
+    road.agrees(logits, integers, 1)
 
 
 @pytest.mark.parametrize("name", REFUSED)

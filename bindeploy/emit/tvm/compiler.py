@@ -18,7 +18,8 @@ from tvm.support import cc
 
 from bindeploy.build import FLAGS, LIBRARY
 from bindeploy.convert.name_layers import NameLayers
-from bindeploy.emit.tvm.importer import check_operators, to_relax
+from bindeploy.emit.tvm import schedules
+from bindeploy.emit.tvm.importer import check_operators, in_words, to_relax
 from bindeploy.emit.tvm.machine import BUILTIN
 from bindeploy.emit.tvm.runtime_layers import take_chains, write_data
 from bindeploy.emit.tvm.targets import Described, describe
@@ -59,7 +60,9 @@ def write_module(
     plans = take_chains(model) if kernels == "runtime" else []
     proto = _one_image(model)
     calls: list[tuple[str, str]] = []
-    executable = build(to_relax(proto, described.processor), described, calls)
+    module = to_relax(proto, described.processor)
+    with in_words(f"compile `{model.graph.name}`"):
+        executable = build(module, described, calls)
     with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
         added = _runtime(plans, Path(folder)) if plans else {}
         executable.export_library(str(path), **added)
@@ -147,6 +150,7 @@ def build(
         relax.transform.DeadCodeElimination(),
         *cpu_generic.pipeline.library_dispatch_passes(target),
         *cpu_generic.pipeline.legalize_passes(target),
+        schedules.over_vectors(described.processor.lanes),
         relax.transform.DeadCodeElimination(),
         read_calls,
         *cpu_generic.pipeline.dataflow_lower_passes(target),

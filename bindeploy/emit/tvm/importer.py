@@ -34,8 +34,8 @@ LOWERINGS = LAYERS | PICTURES | {runtime_layers.OP: runtime_layers.run_chain}
 def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
     """`main` of a model with fixed shapes, N = 1.
 
-    Raises BindeployError for a TVM whose importer is not known, and for an operator that TVM does
-    not know, by the name of its node.
+    Raises BindeployError for a TVM whose importer is not known, for an operator that TVM does not
+    know, by the name of its node, and for an input whose size is open.
     """
     check_operators(model)
     known = frontend._get_convert_map()
@@ -45,7 +45,22 @@ def to_relax(model: onnx.ModelProto, processor: Processor) -> tvm.IRModule:
     }
     with _converters(converters), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
-        return frontend.from_onnx(model)
+        with in_words(f"import `{model.graph.name}`"):
+            return frontend.from_onnx(model)
+
+
+@contextlib.contextmanager
+def in_words(what: str) -> Any:
+    """What TVM raises while it is to do `what`, of any kind and length, as one line."""
+    try:
+        yield
+    except BindeployError:
+        raise
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BindeployError(
+            f"TVM does not {what}: {line}: export with --format onnx, or leave that operator out"
+        ) from error
 
 
 def _check_version() -> None:
@@ -57,9 +72,10 @@ def _check_version() -> None:
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """BindeployError for a TVM whose importer is not known, and for an operator without converter,
-    by the name of its node."""
+    """BindeployError for a TVM whose importer is not known, for an operator without converter, by
+    the name of its node, and for an input whose size is open."""
     _check_version()
+    _check_sizes(model.graph)
     known = frontend._get_convert_map()
     for node in model.graph.node:
         ours = node.domain.startswith("bindeploy") and node.op_type in LOWERINGS
@@ -69,6 +85,17 @@ def check_operators(model: onnx.ModelProto) -> None:
             raise BindeployError(
                 f"TVM has no `{op}` (node `{node.name}`): replace that operator, or export "
                 "with --format onnx"
+            )
+
+
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    for value in graph.input:
+        sizes = [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
+        if not all(isinstance(size, int) for size in sizes):
+            shape = ", ".join(map(str, sizes))
+            raise BindeployError(
+                f"input `{value.name}` has shape [{shape}]: TVM compiles for fixed sizes; export "
+                "the model with numbers for all but the batch"
             )
 
 
@@ -123,16 +150,11 @@ class _Lowering:
 
         name = attributes["tvm_custom"]["name"]
         self.values.node = self.numbers[name]
-        try:
+        with in_words(f"import `{op}` (node `{name}`)"):
             made = self._ours(op, inputs, attributes, theirs)
             made = theirs(inputs) if made is None else made
-        except BindeployError:
-            raise
-        except Exception as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise BindeployError(f"TVM does not import `{op}` (node `{name}`): {line}") from error
-        if isinstance(made, tvm.ir.Call):
-            made = block.emit(made)
+            if isinstance(made, tvm.ir.Call):
+                made = block.emit(made)
         if isinstance(made, tvm.ir.Var):
             self.values.forms(made).reads = self.reads[name]
         return made

@@ -11,6 +11,7 @@ from bindeploy.emit.tvm.processor import (
     Expression,
     Processor,
     broadcast,
+    cast,
     kernel,
     single_bits,
     span,
@@ -47,7 +48,10 @@ def binarize(name: str, shape: Shape, groups: int, processor: Processor) -> Any:
 def _word(
     x: Any, pixel: tuple[Expression, ...], first: Expression, count: int, processor: Processor
 ) -> Expression:
-    """The word of `count` channels from `first` on."""
+    """The word of `count` channels from `first` on.
+
+    Ones are found and turned: TVM takes `not (x >= 0)` for `x < 0`, which NaN is not.
+    """
     bits = T.uint32(0)
     start = 0
     for lanes in (WORD, WORD // 2, processor.lanes, 1):
@@ -55,10 +59,34 @@ def _word(
             continue
         while count - start >= lanes:
             positive = x[(0, *pixel, span(first + start, lanes))] >= broadcast(T.float32(0), lanes)
-            found = processor.bits(T.Not(positive), lanes)
-            bits = bits | T.shift_left(found, T.uint32(start))
+            bits = bits | T.shift_left(processor.bits(positive, lanes), T.uint32(start))
             start += lanes
-    return bits
+    return bits ^ T.uint32(2**count - 1)
+
+
+def quantize(name: str, shape: Shape, step: float, processor: Processor) -> Any:
+    """PrimFunc (x float32 [N], y int8 [N]): clamp(round(x / step), -128, 127), halves to even.
+
+    NaN gives -128.
+    """
+    (count,) = shape
+    lanes = processor.lanes
+    with kernel(name) as builder:
+        x = T.arg("x", T.Buffer(shape, "float32"))
+        y = T.arg("y", T.Buffer(shape, "int8"))
+        with T.serial(0, count // lanes) as part:
+            at = span(part * lanes, lanes)
+            T.buffer_store(y, _rounded(x[at], step, lanes), [at])
+        with T.serial(count // lanes * lanes, count) as at:
+            T.buffer_store(y, _rounded(x[at], step, 1), [at])
+    return builder.get()
+
+
+def _rounded(x: Expression, step: float, lanes: int) -> Expression:
+    step, lowest, highest = (broadcast(T.float32(value), lanes) for value in (step, -128, 127))
+    steps = x / step
+    bounded = T.Select(steps >= lowest, T.min(steps, highest), lowest)
+    return cast("int8", T.nearbyint(bounded), lanes)
 
 
 def unpack(name: str, shape: Shape, groups: int, processor: Processor) -> Any:

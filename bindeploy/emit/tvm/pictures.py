@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, topi
 
 from bindeploy.emit.tvm import pools
 from bindeploy.emit.tvm.layers import Attributes, Lowering
@@ -18,6 +19,7 @@ from bindeploy.emit.tvm.values import TO_LAST, Values, array_of, constant, shape
 ELEMENTWISE = {
     *("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
     *("HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mul", "Neg", "Pow", "Relu"),
+    *("DequantizeLinear", "QuantizeLinear"),
     *("Round", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where", "Greater", "GreaterOrEqual", "Less"),
 }
 """Ops of each number by itself, broadcast: TVM's converters serve NHWC as well as NCHW."""
@@ -107,9 +109,10 @@ def batch_normalization(values: Values, inputs: Sequence[Any], attributes: Attri
 
 def sign(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
     """BinarySign."""
-    (x,) = inputs
-    shape = shape_of(x)
-    rank = None if len(shape) == 4 else shape
+    shape = shape_of(inputs[0])
+    picture = len(shape) == 4 and shape[0] == 1
+    x = inputs[0] if picture else values.rows(inputs[0])
+    rank = None if picture else shape
     return values.from_words(values.words(x, 1), values.picture(x)[2], 1, rank)
 
 
@@ -184,6 +187,90 @@ def _average(values: Values, x: Any, window: pools.Window, counts_pads: bool) ->
     return values.from_last(values.call(function, [last], (1, *window.out, shape[3]), "float32"))
 
 
+def concat(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    """Concat of pictures that exist as NHWC."""
+    if not all(_is_last(values, x) for x in inputs):
+        return None
+    axis = TO_LAST.index(int(attributes["axis"]) % 4)
+    return values.from_last(
+        values.emit(relax.op.concat([*map(values.channels_last, inputs)], axis))
+    )
+
+
+def _is_last(values: Values, x: Any) -> bool:
+    """Whether `x` is a picture that exists as NHWC."""
+    return isinstance(x, tvm.ir.Var) and len(shape_of(x)) == 4 and values.forms(x).last is not None
+
+
+def slice_(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    """Slice of a picture that exists as NHWC, by constants."""
+    x, *given = inputs[:5]
+    if not _is_last(values, x) or len(given) < 4:
+        return None
+    starts, ends, axes, steps = (None if array is None else array_of(array) for array in given)
+    if starts is None or ends is None or axes is None or steps is None:
+        return None
+    turned = [TO_LAST.index(int(axis) % 4) for axis in axes]
+    bounds = (array.tolist() for array in (starts, ends, steps))
+    return values.from_last(
+        values.emit(relax.op.strided_slice(values.channels_last(x), turned, *bounds))
+    )
+
+
+def pad(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    """Pad of a picture that exists as NHWC, by constants."""
+    x, pads, fill, axes = (*inputs, None, None)[:4]
+    widths, number = array_of(pads), 0.0 if fill is None else array_of(fill)
+    plain = attributes.get("mode", b"constant") == b"constant" and axes is None
+    if not plain or not _is_last(values, x) or widths is None or number is None:
+        return None
+    before, after = widths.reshape(2, 4)[:, TO_LAST].tolist()
+    if min(before + after) < 0:
+        return None
+    pairs = [width for pair in zip(before, after, strict=True) for width in pair]
+    padded = relax.op.nn.pad(values.channels_last(x), pairs, pad_value=float(number))
+    return values.from_last(values.emit(padded))
+
+
+def reduce_mean(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    """ReduceMean over all pixels of a picture."""
+    x, axes = (*inputs, None)[:2]
+    over = None if axes is None else array_of(axes)
+    if over is None or len(shape_of(x)) != 4 or {int(axis) % 4 for axis in over} != {2, 3}:
+        return None
+    mean = global_average_pool(values, [x], attributes)
+    if attributes.get("keepdims", 1):
+        return mean
+    return values.from_last(values.channels_last(mean), shape_of(mean)[:2])
+
+
+def approximated(
+    values: Values, inputs: Sequence[Any], attributes: Attributes, *, function: Any
+) -> Any:
+    """A function of each number by polynomials, 1e-6 from the true one; the C library's is slow."""
+    x = values.channels_last(inputs[0]) if _is_last(values, inputs[0]) else inputs[0]
+    made = values.block.emit_te(function, x)
+    return made if x is inputs[0] else values.from_last(made)
+
+
+def gelu(x: Any) -> Any:
+    """x * Phi(x)."""
+    half, root = (tvm.tirx.const(value, "float32") for value in (0.5, math.sqrt(0.5)))
+    error = topi.fast_erf(topi.multiply(x, root))
+    return topi.multiply(topi.multiply(x, half), topi.add(error, tvm.tirx.const(1, "float32")))
+
+
+def gelu_of(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    if attributes.get("approximate", b"none") != b"none":
+        return None
+    return approximated(values, inputs, attributes, function=gelu)
+
+
+def softmax(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
+    axis = int(attributes.get("axis", -1))
+    return values.block.emit_te(topi.nn.fast_softmax, inputs[0], axis=axis)
+
+
 def flatten(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any:
     """Flatten; pixels of one channel after the other are all the same where there is one pixel."""
     x = inputs[0]
@@ -203,9 +290,18 @@ PICTURES: dict[str, Lowering] = {
     "BinaryMaxPool2d": binary_max_pool,
     "BinarySign": sign,
     "Clip": clip,
+    "Concat": concat,
+    "Erf": partial(approximated, function=topi.fast_erf),
+    "Exp": partial(approximated, function=topi.fast_exp),
     "Flatten": flatten,
+    "Gelu": gelu_of,
     "GlobalAveragePool": global_average_pool,
     "MaxPool": max_pool,
     "PRelu": prelu,
+    "Pad": pad,
+    "ReduceMean": reduce_mean,
     "Relu": relu,
+    "Slice": slice_,
+    "Softmax": softmax,
+    "Tanh": partial(approximated, function=topi.fast_tanh),
 }

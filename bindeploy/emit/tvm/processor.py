@@ -54,17 +54,17 @@ class Processor:
         computed = -(-pixels // size) * size
         return size * block * (pixels / computed) ** 2, -abs(size - block // self.lanes)
 
-    def bits(self, negative: Expression, lanes: int) -> Expression:
-        """Word whose bit i says whether `negative` holds in lane i, of at most 32 lanes."""
+    def bits(self, condition: Expression, lanes: int) -> Expression:
+        """Word whose bit i says whether `condition` holds in lane i, of at most 32 lanes."""
         if lanes == 1:
-            return T.Select(negative, T.uint32(1), T.uint32(0))
+            return T.Select(condition, T.uint32(1), T.uint32(0))
         if self.x86 and lanes in (WORD // 2, WORD):
             name = "llvm.x86.avx2.pmovmskb" if lanes == WORD else "llvm.x86.sse2.pmovmskb.128"
             signs = T.Select(
-                negative, T.Broadcast(T.int8(-1), lanes), T.Broadcast(T.int8(0), lanes)
+                condition, T.Broadcast(T.int8(-1), lanes), T.Broadcast(T.int8(0), lanes)
             )
             return T.reinterpret("uint32", T.call_llvm_pure_intrin("int32", name, signs))
-        chosen = T.Select(negative, single_bits(lanes), T.Broadcast(T.uint32(0), lanes))
+        chosen = T.Select(condition, single_bits(lanes), T.Broadcast(T.uint32(0), lanes))
         return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,29 @@ from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from bindeploy.emit.tvm.convolution import Layer, Tile
-from bindeploy.emit.tvm.processor import WORD, Expression, broadcast, cast, single_bits, span
+from bindeploy.emit.tvm.processor import (
+    WORD,
+    Expression,
+    Processor,
+    broadcast,
+    cast,
+    single_bits,
+    span,
+)
 
 
 class _Product:
     """Weights are laid out as `Tile.laid_out` says, one a filter."""
 
+    name = ""
     x_dtype = weight_dtype = sum_dtype = "float32"
 
     counts_bytes = False
     """Whether sums can be counted in bytes first: `counted` and `widened`."""
+
+    def tile(self, layer: Layer, processor: Processor) -> tuple[Tile, Processor]:
+        """How a layer is cut, and the processor as its kernel is to see it."""
+        return Tile.of(layer, processor), processor
 
     def pixel(self, layer: Layer) -> int:
         """Numbers or words of one pixel of x."""
@@ -55,6 +69,8 @@ class _Product:
 class Floats(_Product):
     """sum + x * w."""
 
+    name = "floats"
+
     def step(
         self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
     ) -> Expression:
@@ -64,6 +80,7 @@ class Floats(_Product):
 class Bytes(_Product):
     """sum + x * w of int8, exact in int32."""
 
+    name = "bytes"
     x_dtype = weight_dtype = "int8"
     sum_dtype = "int32"
 
@@ -77,6 +94,7 @@ class Bytes(_Product):
 class Bits(_Product):
     """sum + popcount(x xor w): the dot product of K signs is K - 2 sum."""
 
+    name = "binary"
     x_dtype = weight_dtype = sum_dtype = "uint32"
 
     def step(
@@ -105,28 +123,43 @@ class Bits(_Product):
 class SaturatingBits(_Product):
     """clamp(sum + n - 2 popcount(x xor w), -128, 127) after each word of n channels.
 
-    `channels` of one tap; its last word may hold fewer than 32.
+    `channels` of one tap; its last word may hold fewer than 32. Of a picture with `pads` around it,
+    taps there add nothing.
     """
 
     channels: int
+    pads: tuple[int, ...] | None = None
+
+    name = "saturating"
     x_dtype = weight_dtype = "uint32"
     sum_dtype = "int32"
 
-    def step(
-        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
-    ) -> Expression:
+    def numbers(self, x, pixel, tile, block, d, start, lanes):
+        """The word, and whether it is of the picture."""
+        word = super().numbers(x, pixel, tile, block, d, start, lanes)
+        if self.pads is None:
+            return word, None
+        (_, row, column), (top, left, bottom, right) = pixel, self.pads
+        down, across = tile.layer.height - bottom, tile.layer.width - right
+        inside = T.And(T.And(row >= top, row < down), T.And(column >= left, column < across))
+        return word, broadcast(inside, lanes)
+
+    def step(self, total, x, w, d, lanes):
+        word, inside = x
         last = -(-self.channels // WORD) - 1
         rest = self.channels - last * WORD
         valid = T.Select(d == last, T.int32(rest), T.int32(WORD)) if rest < WORD else T.int32(WORD)
-        ones = cast("int32", T.popcount(x ^ w), lanes)
+        ones = cast("int32", T.popcount(word ^ w), lanes)
         moved = total + broadcast(valid, lanes) - ones - ones
         low, high = (broadcast(T.int32(bound), lanes) for bound in (-128, 127))
-        return T.min(T.max(moved, low), high)
+        bounded = T.min(T.max(moved, low), high)
+        return bounded if inside is None else T.Select(inside, bounded, total)
 
 
 class Signs(_Product):
     """sum +- x: weights are one bit a filter, a word for 32 filters, and stay so in memory."""
 
+    name = "signs"
     weight_dtype = "uint32"
 
     def weight_shape(self, tile: Tile) -> tuple[int, ...]:
@@ -154,7 +187,18 @@ class Signs(_Product):
 
 
 class DepthwiseFloats(Floats):
-    """sum + x * w, every filter with a channel of its own; whole vectors of them."""
+    """sum + x * w, every filter with a channel of its own.
+
+    Vectors of x are whole, so blocks divide the channels.
+    """
+
+    name = "depthwise"
+
+    def tile(self, layer: Layer, processor: Processor) -> tuple[Tile, Processor]:
+        lanes = math.gcd(processor.lanes, layer.filters)
+        pixels, block = processor.tile(layer.out[1], layer.filters)
+        tile = Tile(layer, pixels, math.gcd(block, layer.filters))
+        return tile, replace(processor, lanes=lanes)
 
     def pixel(self, layer: Layer) -> int:
         return layer.filters
@@ -166,7 +210,12 @@ class DepthwiseFloats(Floats):
 class DepthwiseBits(Signs):
     """sum + (x xor w), every filter with a bit of its own of x and w."""
 
+    name = "binary_depthwise"
     x_dtype = sum_dtype = "uint32"
+
+    def laid_out(self, weight: NDArray, tile: Tile) -> NDArray:
+        """`weight` holds words of one bit."""
+        return super().laid_out(weight & 1, tile)
 
     def pixel(self, layer: Layer) -> int:
         return -(-layer.filters // WORD)

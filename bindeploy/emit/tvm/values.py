@@ -7,6 +7,7 @@ them, all others get NCHW, and what nobody asked for is dropped before anything 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,18 +113,28 @@ class Values:
     def picture(self, value: Any) -> tuple[int, int, int]:
         """Height, width and channels of a tensor as kernels of ours see it: see `channels_last`."""
         sizes = shape_of(value)
-        if len(sizes) == 4:
-            return sizes[2], sizes[3], sizes[1]
-        return 1, int(np.prod(sizes[1:-1], dtype=int)), sizes[-1]
+        if len(sizes) != 4:
+            return 1, math.prod(sizes[:-1]), sizes[-1]
+        if sizes[0] != 1:
+            raise NotImplementedError(f"pictures are {sizes[0]}, not one")
+        return sizes[2], sizes[3], sizes[1]
+
+    def rows(self, value: Any) -> Any:
+        """`value` [..., C] so that it is no picture: a dense layer reads the last axis of four."""
+        shape = shape_of(value)
+        if len(shape) != 4:
+            return value
+        return self.emit(relax.op.reshape(value, (math.prod(shape[:-1]), shape[-1])))
 
     def channels_last(self, value: Any) -> Any:
-        """`value` as [1, H, W, C]: rows of features [1, ..., C] are pixels of one picture row."""
+        """`value` as [1, H, W, C]: rows of features [..., C] are pixels of one picture row."""
         forms = self.forms(value)
         if forms.last is None:
+            shape = (1, *self.picture(value))
             if len(shape_of(value)) == 4:
                 forms.last = self.emit(relax.op.permute_dims(value, TO_LAST))
             else:
-                forms.last = self.emit(relax.op.reshape(value, (1, *self.picture(value))))
+                forms.last = self.emit(relax.op.reshape(value, shape))
         return forms.last
 
     def from_last(self, last: Any, rank: Sequence[int] | None = None) -> Any:
@@ -156,6 +167,14 @@ class Values:
         forms = self.forms(value)
         forms.words[groups], forms.signs = words, True
         return value
+
+    def quantized(self, last: Any, step: float) -> Any:
+        """NHWC floats as int8: clamp(round(x / step), -128, 127)."""
+        shape = shape_of(last)
+        flat = (math.prod(shape),)
+        function = packing.quantize("quantize", flat, step, self.processor)
+        made = self.call(function, [self.emit(relax.op.reshape(last, flat))], flat, "int8")
+        return self.emit(relax.op.reshape(made, shape))
 
     def padded(self, last: Any, pads: Sequence[int], fill: float) -> Any:
         """NHWC floats or words with `pads` (top, left, bottom, right) of `fill` around them."""
