@@ -21,7 +21,7 @@ check: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.cc' 'runtime/*.h')
 
 # Emulators of other processors, and a clang with libFuzzer. Without apt, or without the right to install, the tests that need them say that they were skipped.
 INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
