@@ -1,4 +1,4 @@
-"""Kernels for other processors: what they are made of, and that emulators get the numbers of numpy."""
+"""Kernels for other processors: their instructions, and in an emulator the numbers of numpy."""
 
 import re
 import shutil
