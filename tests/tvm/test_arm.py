@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,14 @@ run = "qemu-riscv64 -cpu rv64,zbb=true"
 
 [tvm]
 kind = "llvm"
-mtriple = "riscv64-linux-gnu"
+mtriple = "riscv64-unknown-linux-gnu"
 mattr = ["+m", "+a", "+f", "+d", "+c", "+zbb"]
 mabi = "lp64d"
 """
 EMULATED = ("arm", "armv7", "riscv64", "x86-64-v3")
 COUNTS = {
-    "arm": r"\bcnt\s.*\n(?s:.*)\buadalp\s",
-    "armv7": r"\bvcnt\.8\s.*\n(?s:.*)\bvpaddl\.u16\s",
+    "arm": r"\bcnt\s",
+    "armv7": r"\bvcnt\.8\s",
     "x86-64-v4": r"\bvpopcntd\s.*%zmm",
     "zbb": r"\bcpopw\s",
 }
@@ -113,15 +114,14 @@ def test_bits_are_counted_by_the_instructions_of_the_target(name, tmp_path):
     assert re.search(COUNTS[name], assembly)
 
 
-def test_a_word_of_neon_costs_no_more_than_four_instructions_and_a_spill(tmp_path):
-    """Exclusive or, count, two additions; what a register does not hold is stored and loaded."""
+@pytest.mark.parametrize(
+    ("burst", "addition"), [(False, r"\buadalp\s+v\d+\.4s"), (True, r"\badd\s+v\d+\.16b")]
+)
+def test_neon_adds_what_it_counts_in_words_or_in_bytes(burst, addition):
     described = describe(load("arm"))
-    layer = BinaryLayer(described.processor, "threshold")
+    layer = BinaryLayer(replace(described.processor, burst=burst), "threshold")
     assembly = compiled(layer.kernel, described).inspect_source("s")
-    counts = len(re.findall(r"\bcnt\s", assembly))
-    spills = len(re.findall(r"\bstr\s+q\d+, \[sp", assembly))
-    assert counts == len(re.findall(r"\buadalp\s", assembly))
-    assert spills < counts / 4
+    assert len(re.findall(r"\bcnt\s", assembly)) == len(re.findall(addition, assembly)) > 0
 
 
 @pytest.mark.parametrize("kind", ["affine", "threshold"])

@@ -26,7 +26,11 @@ ELF = {"arm": (64, 183), "armv7": (32, 40), "riscv64": (64, 243), "x86-64-v4": (
 """Bits of an address, and the number of the machine in the header of its files."""
 WRONG = {
     "another kind": ({"kind": "toaster"}, 'Target kind "toaster" is not defined'),
-    "another architecture": ({"mtriple": "toaster-linux-gnu"}, "`tvm.mtriple` is `toaster-"),
+    "another architecture": (
+        {"mtriple": "toaster-unknown-linux-gnu"},
+        "`tvm.mtriple` is `toaster-",
+    ),
+    "three words": ({"mtriple": "aarch64-linux-gnu"}, "`tvm.mtriple` is `aarch64-linux-gnu`: four"),
     "another processor": ({"mcpu": "cortex-z9"}, "LLVM knows no `tvm.mcpu` `cortex-z9`"),
     "another feature": ({"mattr": ["+floppy"]}, "LLVM knows no `+floppy` of `tvm.mattr`"),
     "a feature without sign": ({"mattr": ["neon"]}, "LLVM knows no `neon` of `tvm.mattr`"),
@@ -48,7 +52,7 @@ def test_every_target_of_a_processor_is_described():
 
 @pytest.mark.parametrize(("cpu", "lanes"), [("x86-64", 4), ("haswell", 8), ("icelake-server", 16)])
 def test_what_a_target_does_not_say_follows_from_its_processor(cpu, lanes):
-    tvm = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu}
+    tvm = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "mcpu": cpu}
     assert describe(replace(load("x86-64-v3"), tvm=tvm)).processor.lanes == lanes
 
 

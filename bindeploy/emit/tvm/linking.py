@@ -1,7 +1,8 @@
 """Compiled module -> one shared library for the target's machine.
 
-LLVM made the code, and a C compiler starts the linker of its machine. The library is loaded into a process that runs TVM, whose C library is glibc: where a target's programs
-are linked with musl, its modules are linked with glibc all the same.
+LLVM made the code, and a C compiler starts the linker of its machine. The library is loaded into a
+process that runs TVM, whose C library is glibc: where a target's programs are linked with musl, its
+modules are linked with glibc all the same.
 """
 
 from __future__ import annotations

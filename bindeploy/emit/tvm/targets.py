@@ -24,7 +24,7 @@ VECTORS = {
     "avx512vpopcntdq": {"lanes": 16, "sums": 16},
     "avx2": {"lanes": 8, "sums": 8, "burst": True},
     "sse2": {"lanes": 4, "sums": 8},
-    "neon": {"lanes": 4, "sums": 16},
+    "neon": {"lanes": 4, "sums": 16, "burst": True},
 }
 """What a processor has for our kernels where the target does not say: by the first of these
 features that it has."""
@@ -51,11 +51,8 @@ def describe(target: Target) -> Described:
     if given.get("mcpu") == NATIVE:
         given["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
     triple = given.get("mtriple")
-    if triple is not None and not triple.startswith(ARCHITECTURES):
-        raise BindeployError(
-            f"target `{target.name}`: `tvm.mtriple` is `{triple}`: it begins with one of "
-            f"{', '.join(ARCHITECTURES)}"
-        )
+    if triple is not None:
+        _check_triple(triple, target)
     try:
         described = tvm.target.Target(given)
         _check_words(described, target)
@@ -65,6 +62,15 @@ def describe(target: Target) -> Described:
     except Exception as error:
         line = " ".join(str(error).split())
         raise BindeployError(f"TVM does not take target `{target.name}`: {line}") from error
+
+
+def _check_triple(triple: str, target: Target) -> None:
+    """Architecture, maker, system and interface: LLVM reads three words as another machine's."""
+    if not triple.startswith(ARCHITECTURES) or triple.count("-") != 3:
+        raise BindeployError(
+            f"target `{target.name}`: `tvm.mtriple` is `{triple}`: four words, as in "
+            f"aarch64-unknown-linux-gnu, the first of them one of {', '.join(ARCHITECTURES)}"
+        )
 
 
 def _check_words(described: Any, target: Target) -> None:
