@@ -20,7 +20,7 @@ from bindeploy.emit.tvm.compiler import write_module
 from bindeploy.emit.tvm.targets import describe
 from bindeploy.target import Target, load
 
-CORES = {"any (target `arm`)": {}, "A76 and newer (`mcpu = \"cortex-a76\"`)": {"mcpu": "cortex-a76"}}
+CORES = {"any": {}, "A76, N1 and newer": {"mcpu": "neoverse-n1"}}
 """What the table `tvm` of the target says beside its own."""
 COUNTED = {"`burst = true`": True, "`burst = false`": False}
 PAGE = """# Binary layers that TVM compiles for 64-bit ARM
@@ -33,7 +33,8 @@ those of arm_kernels.md.
 
 {counts}
 
-`burst` counts in bytes first. Exclusive or, count and addition of 128 bits are 0.0234.
+The first core is any that the target `arm` is for; the second is one of your own whose table `tvm`
+says `mcpu = "neoverse-n1"`: dot products add what is counted. `burst` counts in bytes first. Exclusive or, count and addition of 128 bits are 0.0234.
 """
 
 

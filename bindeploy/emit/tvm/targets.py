@@ -24,6 +24,7 @@ VECTORS = {
     "avx512vpopcntdq": {"lanes": 16, "sums": 16},
     "avx2": {"lanes": 8, "sums": 8, "burst": True},
     "sse2": {"lanes": 4, "sums": 8},
+    "dotprod": {"lanes": 4, "sums": 16},
     "neon": {"lanes": 4, "sums": 16, "burst": True},
 }
 """What a processor has for our kernels where the target does not say: by the first of these
