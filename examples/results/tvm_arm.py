@@ -43,7 +43,7 @@ def per_multiplication(target: Target, size: int, channels: int, emulated: Path,
     folder = plugin.parent
     module, image = folder / "model.so", folder / "input.f32"
     np.random.default_rng(0).standard_normal((channels, size, size), np.float32).tofile(image)
-    arm = ["qemu-aarch64", "-L", emulated / "sysroot", emulated / "host"]
+    arm = ["qemu-aarch64", "-L", emulated / "root", emulated / "host"]
     command = [*arm, module, image, folder / "output.f32"]
     counts = {}
     for layers in (1, 2):

@@ -53,7 +53,7 @@ def on_arm():
         pytest.skip(f"no `{EMULATED}`: make aarch64")
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("qemu-aarch64 is not installed")
-    return ["qemu-aarch64", "-L", EMULATED / "sysroot", EMULATED / "host"]
+    return ["qemu-aarch64", "-L", EMULATED / "root", EMULATED / "host"]
 
 
 @pytest.fixture(scope="session")
