@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo/run
 
-.PHONY: demo test check emulators fuzzer headers foreign clean
+.PHONY: demo test check emulators fuzzer headers foreign aarch64 clean
 
 demo: .venv/.demo
 	rm -rf demo
@@ -14,14 +14,14 @@ demo: .venv/.demo
 	$(BIN)/bindeploy verify demo/arm
 	$(BIN)/bindeploy bench demo/host --compare onnxruntime
 
-test: .venv/.test emulators fuzzer headers foreign check
+test: .venv/.test emulators fuzzer headers foreign aarch64 check
 	$(BIN)/python -m pytest --durations=10
 
 check: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'runtime/*.c' 'runtime/*.cc' 'runtime/*.h')
 
 # Emulators of other processors, and a clang with libFuzzer. Without apt, or without the right to install, the tests that need them say that they were skipped.
 INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
@@ -47,6 +47,11 @@ headers: .venv/.test
 foreign: .venv/.test
 	@[ -f .venv/foreign/.ready ] || { PYTHON=$(BIN)/python sh tests/foreign/environment && touch .venv/foreign/.ready; } || \
 	    echo "no Brevitas and qonnx: foreign graphs will not be compared"
+
+# What modules for 64-bit ARM are run with under qemu-aarch64: TVM's libraries for it, and a host in C++.
+aarch64: .venv/.test
+	@[ .venv/aarch64/host -nt runtime/tvm/host.cc ] || PYTHON=$(BIN)/python sh tests/tvm/aarch64 .venv/aarch64 || \
+	    echo "no 64-bit ARM Linux for TVM's modules: they will not be run there"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -98,6 +98,12 @@ def compiler_for(target: Target) -> Compiler:
     raise BindeployError(f"no compiler for target `{target.name}` is here: {' or '.join(ways)}")
 
 
+def compiler_here() -> Compiler | None:
+    """The C compiler on PATH that makes programs for this machine; None where there is none."""
+    name = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    return _named_compiler(name) if name else None
+
+
 def _how_to_install(cc: str) -> str:
     """Debian's package of `aarch64-linux-gnu-gcc` is called gcc-aarch64-linux-gnu."""
     prefix, hyphen, compiler = cc.rpartition("-")
@@ -126,12 +132,12 @@ def _build_here(sources: Path, out: Path, tell: Progress) -> Record:
         _place(library, out / LIBRARY)
         _place(sources / HEADER, out / HEADER)
         return {"compiler": "installed", "flags": []}
-    name = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if name is None:
+    compiler = compiler_here()
+    if compiler is None:
         note = f"{PROGRAM} is left out: it is not installed, and no C compiler is on PATH"
         tell(note)
         return {"compiler": "installed", "flags": [], "note": note}
-    return _compile(_named_compiler(name), (), sources, out, tell)
+    return _compile(compiler, (), sources, out, tell)
 
 
 def _compile(
@@ -149,22 +155,26 @@ def _compile(
             made = folder / file.with_suffix(".o")
             made.parent.mkdir(parents=True, exist_ok=True)
             include = ["-Iinclude", "-Isrc"]
-            _run([*compiler.command, *flags, *include, "-c", file, "-o", made], sources, str(file))
+            run_compiler(
+                [*compiler.command, *flags, *include, "-c", file, "-o", made], sources, str(file)
+            )
             return made
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             *objects, program_object = pool.map(compile_one, files)
         library, program = folder / "library.a", folder / "program"
-        _run([*compiler.archiver, "rcs", library, *objects], sources, LIBRARY)
+        run_compiler([*compiler.archiver, "rcs", library, *objects], sources, LIBRARY)
         link = [*compiler.command, *flags, *compiler.link_flags]
-        _run([*link, program_object, library, "-lm", "-pthread", "-o", program], sources, PROGRAM)
+        run_compiler(
+            [*link, program_object, library, "-lm", "-pthread", "-o", program], sources, PROGRAM
+        )
         _place(library, out / LIBRARY)
         _place(program, out / PROGRAM)
     _place(sources / HEADER, out / HEADER)
     return {"compiler": compiler.name, "flags": list(flags)}
 
 
-def _run(command: Sequence[str | Path], folder: Path, what: str) -> None:
+def run_compiler(command: Sequence[str | Path], folder: Path, what: str) -> None:
     """Run a compiler; where it fails, keep its messages in a file and raise the first error."""
     try:
         done = subprocess.run(

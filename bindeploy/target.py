@@ -6,8 +6,9 @@ import dataclasses
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.files import resource
@@ -16,6 +17,20 @@ FAMILIES = ("linux", "baremetal", "gpu", "wasm")
 TOOLCHAINS = ("installed", "zig", "cc")
 EMULATOR = "qemu-"
 """How every `run` begins: a bundle from elsewhere names its emulator, not any command."""
+TVM_KEYS = {
+    "kind": str,
+    "mtriple": str,
+    "mcpu": str,
+    "mattr": list,
+    "mfloat-abi": str,
+    "mabi": str,
+    "lanes": int,
+    "sums": int,
+    "burst": bool,
+}
+"""Keys of the table `tvm`, and the type of each; a list is of texts."""
+LARGEST_COUNT = 64
+"""Of lanes and of sums: twice what any processor has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +61,9 @@ class Target:
     """Flags for either compiler, after ours."""
     run: str = ""
     """A command that runs its programs here: an emulator, with arguments."""
+    tvm: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What TVM is told of the processor, with the keys `TVM_KEYS`; empty where TVM compiles nothing
+    for it."""
 
 
 def targets() -> tuple[Target, ...]:
@@ -71,15 +89,15 @@ def load(name: str) -> Target:
 
 def parse(table: Mapping[str, object], where: str) -> Target:
     """The `Target` of a table with the fields as keys; `where` is what an error calls the table."""
-    fields = {field.name: field for field in dataclasses.fields(Target)}
+    fields = {known.name: known for known in dataclasses.fields(Target)}
     for key in table:
         if key not in fields:
             raise BindeployError(f"`{where}`: unknown key `{key}`: choose from {', '.join(fields)}")
     values: dict[str, object] = {}
-    for key, field in fields.items():
+    for key, known in fields.items():
         if key in table:
             values[key] = _checked(key, table[key], where)
-        elif field.default is dataclasses.MISSING:
+        elif known.default is known.default_factory is dataclasses.MISSING:
             raise BindeployError(f"`{where}`: key `{key}` is missing: every target needs it")
     target = Target(**values)  # type: ignore[arg-type]
     _check_words(target, where)
@@ -102,16 +120,55 @@ def _read(path: Path) -> Target:
 
 
 def _checked(key: str, value: object, where: str) -> object:
-    """`value` if it has the type of its field: a list of texts for `cflags`, else a text."""
-    if key != "cflags":
-        if isinstance(value, str) and (value.isprintable() or not value):
-            return value
-        raise BindeployError(f"`{where}`: key `{key}` must be a text, not {value!r}")
+    """`value` if it has the type of its field: texts, but for `cflags` and `tvm`."""
+    if key == "tvm":
+        return _checked_tvm(value, where)
+    if key == "cflags":
+        return tuple(_texts(key, value, where))
+    return _text(key, value, where)
+
+
+def _checked_tvm(table: object, where: str) -> dict[str, object]:
+    if not isinstance(table, Mapping):
+        raise BindeployError(f"`{where}`: key `tvm` must be a table, not {table!r}")
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        if key not in TVM_KEYS:
+            known = ", ".join(TVM_KEYS)
+            raise BindeployError(f"`{where}`: unknown key `tvm.{key}`: choose from {known}")
+        check = {str: _text, list: _texts, int: _count, bool: _yes_or_no}[TVM_KEYS[key]]
+        values[key] = check(f"tvm.{key}", value, where)
+    if values and "kind" not in values:
+        raise BindeployError(f"`{where}`: key `tvm.kind` is missing: `llvm` is that of processors")
+    return values
+
+
+def _text(key: str, value: object, where: str) -> str:
+    if isinstance(value, str) and (value.isprintable() or not value):
+        return value
+    raise BindeployError(f"`{where}`: key `{key}` must be a text, not {value!r}")
+
+
+def _texts(key: str, value: object, where: str) -> list[str]:
     if isinstance(value, (list, tuple)) and all(
-        isinstance(flag, str) and flag.isprintable() for flag in value
+        isinstance(text, str) and text.isprintable() for text in value
     ):
-        return tuple(value)
+        return list(value)
     raise BindeployError(f"`{where}`: key `{key}` must be a list of texts, not {value!r}")
+
+
+def _count(key: str, value: object, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT:
+        return value
+    raise BindeployError(
+        f"`{where}`: key `{key}` must be a number from 1 to {LARGEST_COUNT}, not {value!r}"
+    )
+
+
+def _yes_or_no(key: str, value: object, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise BindeployError(f"`{where}`: key `{key}` must be true or false, not {value!r}")
 
 
 def _is_emulator(command: str) -> bool:

@@ -1,5 +1,7 @@
 """A target is a checked TOML file; what is wrong with one is said in a line."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ def test_a_file_of_the_user_is_a_target_named_by_the_file(tmp_path):
     )
 
 
+def test_what_tvm_is_told_is_a_table_of_the_file(tmp_path):
+    table = '[tvm]\nkind = "llvm"\nmattr = ["+neon"]\nmfloat-abi = "hard"\nlanes = 4\n'
+    target = load(written(tmp_path, f"{MINE}\n{table}"))
+    assert target.tvm == {"kind": "llvm", "mattr": ["+neon"], "mfloat-abi": "hard", "lanes": 4}
+    assert load(written(tmp_path, MINE)).tvm == {}
+
+
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(BindeployError, match=r"unknown target `toaster`: choose from arm, armv7, "):
         load("toaster")
@@ -53,6 +62,12 @@ WRONG = {
     "number for a text": ("run = 3", "`run` must be a text, not 3"),
     "text for a list": ('cflags = "-O2"', "`cflags` must be a list of texts"),
     "list of numbers": ("cflags = [3]", "`cflags` must be a list of texts"),
+    "tvm that is no table": ('tvm = "llvm"', "`tvm` must be a table"),
+    "unknown key of tvm": ('tvm = {kind = "llvm", speed = 3}', "unknown key `tvm.speed`"),
+    "tvm without its kind": ("tvm = {lanes = 4}", "`tvm.kind` is missing"),
+    "text for a list of tvm": ('tvm = {mattr = "+neon"}', "`tvm.mattr` must be a list of texts"),
+    "text for a number of tvm": ('tvm = {lanes = "4"}', "`tvm.lanes` must be a number from 1"),
+    "no lanes": ("tvm = {lanes = 0}", "`tvm.lanes` must be a number from 1"),
     "unknown family": ('family = "toaster"', "unknown family `toaster`: choose from linux"),
     "run that is no emulator": ('run = "sh -c"', "names an emulator"),
     "unknown toolchain": ('toolchain = "make"', "unknown toolchain `make`: choose from"),
@@ -93,5 +108,5 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 def test_a_table_read_back_from_json_gives_the_same_target():
     target = load("arm")
-    table = {**vars(target), "cflags": list(target.cflags)}
+    table = json.loads(json.dumps(asdict(target)))
     assert parse(table, "manifest.json") == target

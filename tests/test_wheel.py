@@ -30,7 +30,7 @@ def test_the_wheel_holds_everything_a_cross_build_needs(wheel):
     assert {"bindeploy/lib/libbindeploy.a", "bindeploy/bin/bd_bench"} <= held
     for folder in ("runtime", "targets"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".c", ".h", ".inc", ".toml"}:
+            if path.suffix in {".c", ".cc", ".h", ".inc", ".toml"}:
                 assert f"bindeploy/{path.relative_to(ROOT)}" in held
 
 

@@ -224,6 +224,14 @@ def there_and_back(kind: str, name: str) -> tuple[Callable[[int], ir.Model], int
     return partial(wide_network, kind, *WIDE[name]), multiplications
 
 
+def counting_plugin(folder: Path) -> Path:
+    """For qemu."""
+    plugin = folder / "libcount.so"
+    source = RUNTIME / "test/count_instructions.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    return plugin
+
+
 def instructions(command: list[str | Path], plugin: Path, folder: Path, runs: int) -> int:
     emulator, *program = command
     subprocess.run(
@@ -386,9 +394,7 @@ def model_wide_loops(program: Path) -> list[list[str]]:
 
 
 def page(folder: Path) -> str:
-    plugin = folder / "libcount.so"
-    source = RUNTIME / "test/count_instructions.c"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    plugin = counting_plugin(folder)
     rows, program = count_layers(folder, plugin)
     tools = [
         version("aarch64-linux-gnu-gcc", "--version"),

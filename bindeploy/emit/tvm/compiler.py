@@ -14,12 +14,12 @@ import onnx_ir as ir
 import tvm
 from tvm import relax
 from tvm.relax.backend import cpu_generic
-from tvm.support import cc
 
-from bindeploy.build import FLAGS, LIBRARY
+from bindeploy.build import FLAGS, LIBRARY, LIBRARY_SOURCES
 from bindeploy.convert.name_layers import NameLayers
 from bindeploy.emit.tvm import schedules
 from bindeploy.emit.tvm.importer import check_operators, in_words, to_relax
+from bindeploy.emit.tvm.linking import link, linker
 from bindeploy.emit.tvm.machine import BUILTIN
 from bindeploy.emit.tvm.runtime_layers import take_chains, write_data
 from bindeploy.emit.tvm.targets import Described, describe
@@ -35,6 +35,7 @@ KERNELS = ("own", "runtime")
 def check(model: ir.Model, target: Target, kernels: str = "own") -> None:
     """BindeployError for what `write_module` would refuse by name; nothing is compiled."""
     _described(target, kernels)
+    linker(target)
     if len(model.graph.outputs) != 1:
         names = ", ".join(f"`{value.name}`" for value in model.graph.outputs) or "none"
         raise BindeployError(f"the model has outputs {names}: a module gives one")
@@ -47,25 +48,26 @@ def write_module(
     """Compile a converted model for `target` into the shared library `path`.
 
     Its function `main` takes one image float32 [1, ...] and gives the logits [1, ...], or a tuple
-    where the model has more outputs. `kernels` is one of KERNELS. Raises BindeployError for a model
-    that TVM cannot compile.
+    where the model has more outputs; `input_shape` gives the shape of an image. `kernels` is one of
+    KERNELS. Raises BindeployError for a model that TVM cannot compile, for a target that it does
+    not know, and where the target's compiler, which links, is not here.
 
     Returns what a manifest says of it: `tvm`, its version; `target`, as TVM writes it, and
     `processor`; `kernels`; name and shape of the `input`, for one image; the name of the first
     `output`; `calls`, every kernel in the order in which they run, and the layer of each, if it is
     one of ours.
     """
-    described = _described(target, kernels)
+    described, compiler = _described(target, kernels), linker(target)
     model = _named(model)
     plans = take_chains(model) if kernels == "runtime" else []
     proto = _one_image(model)
     calls: list[tuple[str, str]] = []
-    module = to_relax(proto, described.processor)
+    module = _with_input_shape(to_relax(proto, described.processor), proto)
     with in_words(f"compile `{model.graph.name}`"):
         executable = build(module, described, calls)
     with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
-        added = _runtime(plans, Path(folder)) if plans else {}
-        executable.export_library(str(path), **added)
+        added = _runtime(plans, target, Path(folder)) if plans else []
+        link(executable, compiler, path, added)
     written = json.loads(str(described.target))
     return {
         "tvm": tvm.__version__,
@@ -108,12 +110,25 @@ def _calls(
     return found
 
 
-def _runtime(plans: list[bytes], folder: Path) -> dict[str, Any]:
-    """What links the C runtime and its plans into a module."""
-    sources, library = resource("runtime").resolve(), installed(LIBRARY)
-    added = [write_data(plans, folder), sources / "tvm" / "chains.c", library]
-    options = [*FLAGS, "-shared", "-fPIC", f"-I{sources}", f"-I{sources}/include", "-lm"]
-    return {"fcompile": cc.cross_compiler("cc", options=options, add_files=list(map(str, added)))}
+def _runtime(plans: list[bytes], target: Target, folder: Path) -> list[str]:
+    """What a compiler is given to link the C runtime and its plans into a module."""
+    sources = resource("runtime").resolve()
+    library = installed(LIBRARY) if target.toolchain == "installed" else None
+    code = (
+        [library] if library else [path for form in LIBRARY_SOURCES for path in sources.glob(form)]
+    )
+    added = [write_data(plans, folder), sources / "tvm" / "chains.c", *sorted(code)]
+    flags = [*FLAGS, *target.cflags, "-fPIC", f"-I{sources}", f"-I{sources}/include", "-pthread"]
+    return [*flags, *map(str, added)]
+
+
+def _with_input_shape(module: tvm.IRModule, proto: onnx.ModelProto) -> tvm.IRModule:
+    """`module` and a function without arguments that gives the shape of its input."""
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    builder = relax.BlockBuilder(module)
+    with builder.function("input_shape", []):
+        builder.emit_func_output(relax.ShapeExpr([size.dim_value for size in sizes]))
+    return builder.get()
 
 
 def _named(model: ir.Model) -> ir.Model:

@@ -1,4 +1,4 @@
-"""What TVM and our kernels are told about the machine of a `Target`."""
+"""What TVM and our kernels are told about the machine of a `Target`: its table `tvm`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,30 @@ from typing import Any
 
 import tvm
 
-from bindeploy.emit.tvm.processor import Processor
+from bindeploy.emit.tvm.processor import WORD, Processor
 from bindeploy.errors import BindeployError
-from bindeploy.target import Target
+from bindeploy.target import Target, targets
+
+OURS = ("lanes", "sums", "burst")
+"""Keys of the table that are for our kernels; the others are TVM's."""
+
+NATIVE = "native"
+"""The `mcpu` of this machine, whatever it is."""
+
+ARCHITECTURES = ("aarch64", "arm", "i686", "riscv", "thumb", "x86_64")
+"""How the triples begin that TVM may be asked about: it crashes on one that LLVM does not know."""
+
+VECTORS = {
+    "avx512vpopcntdq": {"lanes": 16, "sums": 16},
+    "avx2": {"lanes": 8, "sums": 8, "burst": True},
+    "sse2": {"lanes": 4, "sums": 8},
+    "dotprod": {"lanes": 4, "sums": 16},
+    "neon": {"lanes": 4, "sums": 16, "burst": True},
+}
+"""What a processor has for our kernels where the target does not say: by the first of these
+features that it has."""
+
+SCALAR = {"lanes": 1, "sums": 16}
 
 
 @dataclass(frozen=True)
@@ -22,17 +43,59 @@ class Described:
 
 def describe(target: Target) -> Described:
     """`target` for TVM; BindeployError for one that TVM cannot compile for."""
-    if target.toolchain != "installed":
-        raise BindeployError(f"target `{target.name}` is not known to TVM: choose from host")
-    cpu = tvm.target.codegen.llvm_get_system_cpu()
-    described = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
-    return Described(described, _processor(described))
+    if not target.tvm:
+        known = ", ".join(known.name for known in targets() if known.tvm)
+        raise BindeployError(
+            f"target `{target.name}` has no table `tvm`: choose from {known}, or add one"
+        )
+    given = {key: value for key, value in target.tvm.items() if key not in OURS}
+    if given.get("mcpu") == NATIVE:
+        given["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
+    triple = given.get("mtriple")
+    if triple is not None:
+        _check_triple(triple, target)
+    try:
+        described = tvm.target.Target(given)
+        _check_words(described, target)
+        return Described(described, _processor(described, target))
+    except BindeployError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise BindeployError(f"TVM does not take target `{target.name}`: {line}") from error
 
 
-def _processor(target: Any) -> Processor:
-    with target:
-        if tvm.target.codegen.llvm_cpu_has_features("avx512vpopcntdq"):
-            return Processor(lanes=16, sums=16, x86=True)
-        if tvm.target.codegen.llvm_cpu_has_features("avx2"):
-            return Processor(lanes=8, sums=8, x86=True, burst=True)
-    return Processor(lanes=4, sums=16)
+def _check_triple(triple: str, target: Target) -> None:
+    """Architecture, maker, system and interface: LLVM reads three words as another machine's."""
+    if not triple.startswith(ARCHITECTURES) or triple.count("-") != 3:
+        raise BindeployError(
+            f"target `{target.name}`: `tvm.mtriple` is `{triple}`: four words, as in "
+            f"aarch64-unknown-linux-gnu, the first of them one of {', '.join(ARCHITECTURES)}"
+        )
+
+
+def _check_words(described: Any, target: Target) -> None:
+    """TVM takes any word for a processor or a feature, and compiles without it then."""
+    cpu = target.tvm.get("mcpu", NATIVE)
+    if cpu != NATIVE and cpu not in tvm.target.codegen.llvm_get_cpu_archlist(described):
+        raise BindeployError(f"target `{target.name}`: LLVM knows no `tvm.mcpu` `{cpu}`")
+    features = tvm.target.codegen.llvm_get_cpu_features(described)
+    for word in target.tvm.get("mattr", []):
+        known = word[1:] in features if word.startswith("+") else word.startswith("-")
+        if not known:
+            raise BindeployError(
+                f"target `{target.name}`: LLVM knows no `{word}` of `tvm.mattr`: as in +neon"
+            )
+    lanes = target.tvm.get("lanes", 1)
+    if WORD % lanes:
+        raise BindeployError(f"target `{target.name}`: `tvm.lanes` is {lanes}: 1, 2, 4, 8, 16, 32")
+
+
+def _processor(described: Any, target: Target) -> Processor:
+    """Of the target's own numbers, and of what LLVM knows of its features where it gives none."""
+    with described:
+        has = tvm.target.codegen.llvm_cpu_has_features
+        found = next((VECTORS[name] for name in VECTORS if has(name)), SCALAR)
+        x86 = has("avx2")
+    ours = {key: target.tvm[key] for key in OURS if key in target.tvm}
+    return Processor(**(found | ours), x86=x86)
