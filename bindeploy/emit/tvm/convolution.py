@@ -192,7 +192,8 @@ class _Nest:
         lanes = self.processor.lanes
         for start in range(0, place.pixels * self.tile.block, lanes):
             at = [span(start, lanes)]
-            added = self.product.widened(counts[span(BYTES * start, BYTES * lanes)], lanes)
+            bytes_of_words = counts[span(BYTES * start, BYTES * lanes)]
+            added = self.product.widened(bytes_of_words, lanes, self.processor.pairs)
             T.buffer_store(sums, sums[at[0]] + added, at)
 
     def steps(

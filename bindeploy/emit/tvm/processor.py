@@ -23,7 +23,8 @@ class Processor:
 
     `x86` says whether it has x86's instruction that gathers signs into a word, `llvm` whether code
     for it is made by LLVM, whose intrinsics kernels may use then. `burst`: it counts the ones of
-    bytes faster than those of words, so bytes hold the counts of some words before they are added.
+    bytes faster than those of words, so bytes hold the counts of some words before they are added;
+    `pairs` is LLVM's name of an instruction that adds neighbours, if it has one.
     """
 
     lanes: int = 1
@@ -31,6 +32,7 @@ class Processor:
     x86: bool = False
     llvm: bool = True
     burst: bool = False
+    pairs: str = ""
 
     def tile(self, pixels: int, filters: int) -> tuple[int, int]:
         """Pixels of a row, and filters, that are computed together.

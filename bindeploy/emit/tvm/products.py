@@ -108,8 +108,11 @@ class Bits(_Product):
         """The ones of every byte."""
         return T.popcount(T.reinterpret(f"uint8x{4 * lanes}", x ^ w))
 
-    def widened(self, counts: Expression, lanes: int) -> Expression:
-        """The sum of the four bytes of every word."""
+    def widened(self, counts: Expression, lanes: int, pairs: str) -> Expression:
+        """The sum of the four bytes of every word; `pairs` adds neighbours, see `Processor`."""
+        if pairs:
+            halves = T.call_llvm_pure_intrin(f"uint16x{2 * lanes}", pairs, counts)
+            return T.call_llvm_pure_intrin(f"uint32x{lanes}", pairs, halves)
         words = T.reinterpret(f"uint32x{lanes}", counts)
         for width in (8, 16):
             mask = broadcast(T.uint32(0x00FF00FF if width == 8 else 0x0000FFFF), lanes)

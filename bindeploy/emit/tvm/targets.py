@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,9 @@ VECTORS = {
 }
 """What a processor has for our kernels where the target does not say: by the first of these
 features that it has."""
+
+PAIRS = {"aarch64": "llvm.aarch64.neon.uaddlp"}
+"""LLVM's name of the instruction that adds neighbours, by architecture."""
 
 SCALAR = {"lanes": 1, "sums": 16}
 
@@ -98,4 +102,5 @@ def _processor(described: Any, target: Target) -> Processor:
         found = next((VECTORS[name] for name in VECTORS if has(name)), SCALAR)
         x86 = has("avx2")
     ours = {key: target.tvm[key] for key in OURS if key in target.tvm}
-    return Processor(**(found | ours), x86=x86)
+    architecture = str(target.tvm.get("mtriple", platform.machine())).partition("-")[0]
+    return Processor(**(found | ours), x86=x86, pairs=PAIRS.get(architecture, ""))
