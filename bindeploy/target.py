@@ -19,6 +19,7 @@ EMULATOR = "qemu-"
 """How every `run` begins: a bundle from elsewhere names its emulator, not any command."""
 TVM_KEYS = {
     "kind": str,
+    "arch": str,
     "mtriple": str,
     "mcpu": str,
     "mattr": list,

@@ -13,19 +13,21 @@ import onnx
 import onnx_ir as ir
 import tvm
 from tvm import relax
-from tvm.relax.backend import cpu_generic
+from tvm.relax.backend import cpu_generic, gpu_generic
 
 from bindeploy.build import FLAGS, LIBRARY, LIBRARY_SOURCES
 from bindeploy.convert.name_layers import NameLayers
 from bindeploy.emit.tvm import schedules
 from bindeploy.emit.tvm.importer import check_operators, in_words, to_relax
+from bindeploy.emit.tvm.languages import cuda_compiler, exact_literals
 from bindeploy.emit.tvm.linking import link, linker
 from bindeploy.emit.tvm.machine import BUILTIN
 from bindeploy.emit.tvm.runtime_layers import take_chains, write_data
+from bindeploy.emit.tvm.sources import SOURCES, export_c, sources
 from bindeploy.emit.tvm.targets import Described, describe
 from bindeploy.emit.tvm.values import OF_NODE
 from bindeploy.errors import BindeployError, unknown
-from bindeploy.files import installed, resource
+from bindeploy.files import installed, resource, whole_file
 from bindeploy.target import Target
 
 KERNELS = ("own", "runtime")
@@ -65,9 +67,12 @@ def write_module(
     module = _with_input_shape(to_relax(proto, described.processor), proto)
     with in_words(f"compile `{model.graph.name}`"):
         executable = build(module, described, calls)
-    with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
-        added = _runtime(plans, target, Path(folder)) if plans else []
-        link(executable, compiler, path, added)
+    if described.processor.kind == "c":
+        export_c(executable, path)
+    else:
+        with tempfile.TemporaryDirectory(prefix="bindeploy-tvm-") as folder:
+            added = _runtime(plans, target, Path(folder)) if plans else []
+            link(executable, compiler, path, added)
     written = json.loads(str(described.target))
     return {
         "tvm": tvm.__version__,
@@ -83,7 +88,19 @@ def write_module(
 def _described(target: Target, kernels: str) -> Described:
     if kernels not in KERNELS:
         raise unknown("--tvm-kernels", kernels, KERNELS)
-    return describe(target)
+    described = describe(target)
+    kind = described.processor.kind
+    if kernels == "runtime" and kind != "llvm":
+        raise BindeployError(
+            f"target `{target.name}`: the C runtime has no kernels in {kind}: "
+            "leave out --tvm-kernels runtime"
+        )
+    if kind == "cuda" and tvm.runtime.enabled("cuda") and cuda_compiler() is None:
+        raise BindeployError(
+            "no compiler for CUDA is here: install its toolkit, or `pip install cuda-bindings "
+            "nvidia-cuda-nvrtc`"
+        )
+    return described
 
 
 def _input(value: onnx.ValueInfoProto) -> dict[str, object]:
@@ -131,6 +148,28 @@ def _with_input_shape(module: tvm.IRModule, proto: onnx.ModelProto) -> tvm.IRMod
     return builder.get()
 
 
+def write_sources(model: ir.Model, target: Target, folder: Path) -> list[str]:
+    """Write the kernels of a converted model into `folder` as source; the names of the files.
+
+    For `cuda` and `opencl` that is one file, which shows what the module runs. For `c` it is all of
+    the module:
+
+        cc -O3 -ffp-contract=off -shared -fPIC -I INCLUDES kernels.c network.c -o model.so
+
+    with the headers that come with TVM. Empty for a target whose kernels are machine code. Raises
+    BindeployError for a model that TVM cannot compile.
+    """
+    described = describe(target)
+    if described.processor.kind not in SOURCES:
+        return []
+    executable = build(to_relax(_one_image(_named(model)), described.processor), described)
+    texts = sources(executable, described.processor.kind)
+    for name, text in texts.items():
+        with whole_file(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
 def _named(model: ir.Model) -> ir.Model:
     """A copy whose nodes have unique names."""
     named = model.clone()
@@ -149,30 +188,38 @@ def _one_image(model: ir.Model) -> onnx.ModelProto:
 def build(
     module: tvm.IRModule, described: Described, calls: list[tuple[str, str]] | None = None
 ) -> Any:
-    """The executable of a Relax module for a CPU.
+    """The executable of a Relax module.
 
     `calls` gets every kernel that is called, and the name of the tensor that it makes.
     """
     target = described.target
+    generic = gpu_generic if described.processor.gpu else cpu_generic
+    ready = with_kernels(module, described)
+    if calls is not None:
+        calls.extend(_called(ready["main"]))
+    passes = [
+        *generic.pipeline.dataflow_lower_passes(target),
+        *generic.pipeline.finalize_passes(target),
+    ]
+    unchecked = {"tirx.disable_assert": described.processor.kind == "c"}  # half of a C file
+    with target, tvm.transform.PassContext(config=unchecked):
+        return tvm.compile(ready, target=target, relax_pipeline=tvm.transform.Sequential(passes))
 
-    @tvm.transform.module_pass(opt_level=0)
-    def read_calls(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
-        if calls is not None:
-            calls.extend(_called(module["main"]))
-        return module
 
+def with_kernels(module: tvm.IRModule, described: Described) -> tvm.IRModule:
+    """The module with a PrimFunc for each of its operators."""
+    target, processor = described.target, described.processor
+    generic = gpu_generic if processor.gpu else cpu_generic
     passes = [
         relax.transform.DeadCodeElimination(),
-        *cpu_generic.pipeline.library_dispatch_passes(target),
-        *cpu_generic.pipeline.legalize_passes(target),
-        schedules.over_vectors(described.processor.lanes),
+        *generic.pipeline.library_dispatch_passes(target),
+        *generic.pipeline.legalize_passes(target),
+        *([] if processor.gpu else [schedules.over_vectors(processor.lanes)]),
+        exact_literals(processor.kind),
         relax.transform.DeadCodeElimination(),
-        read_calls,
-        *cpu_generic.pipeline.dataflow_lower_passes(target),
-        *cpu_generic.pipeline.finalize_passes(target),
     ]
     with target:
-        return tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential(passes))
+        return tvm.transform.Sequential(passes)(module)
 
 
 def _called(main: Any) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
+from bindeploy.emit.tvm import gpu
 from bindeploy.emit.tvm.processor import Expression, Processor, broadcast, kernel, span
 
 UNROLLED = 12
@@ -99,18 +100,15 @@ class Tile:
 def convolution(name: str, tile: Tile, product: Any, output: Any, processor: Processor) -> Any:
     """The PrimFunc (x [1, H, W, groups * D], laid-out weights, the output's vectors..., y)."""
     layer = tile.layer
-    down, across = layer.out
-    taps = math.prod(layer.kernel) * layer.depth
     with kernel(name) as builder:
         x_shape = (1, layer.height, layer.width, product.pixel(layer))
         x = T.arg("x", T.Buffer(x_shape, product.x_dtype))
         weight = T.arg("weight", T.Buffer(product.weight_shape(tile), product.weight_dtype))
         output.declare(tile)
-        nest = _Nest(tile, product, output, processor, x, weight)
-        rows = layer.groups * tile.blocks * down
-        shared = rows * across * taps * tile.block >= WORTH_SHARING * processor.lanes
-        with (T.parallel if shared else T.serial)(0, rows) as row:
-            nest.row(row // down, row % down)
+        if processor.gpu:
+            gpu.convolution(tile, product, output, processor, x, weight)
+        else:
+            _Nest(tile, product, output, processor, x, weight).rows()
     return builder.get()
 
 
@@ -126,7 +124,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Nest:
-    """Writes the loops; its methods emit TIR into the open builder."""
+    """Writes the loops of a CPU; its methods emit TIR into the open builder."""
 
     tile: Tile
     product: Any
@@ -134,6 +132,15 @@ class _Nest:
     processor: Processor
     x: Any
     weight: Any
+
+    def rows(self) -> None:
+        tile, layer = self.tile, self.tile.layer
+        down, across = layer.out
+        rows = layer.groups * tile.blocks * down
+        steps = rows * across * math.prod(layer.kernel) * layer.depth * tile.block
+        shared = steps >= WORTH_SHARING * self.processor.lanes
+        with (T.parallel if shared else T.serial)(0, rows) as row:
+            self.row(row // down, row % down)
 
     def row(self, block: Expression, y: Expression) -> None:
         """All tiles of output row `y` for the filters of one block."""
@@ -165,6 +172,10 @@ class _Nest:
     @property
     def in_bytes(self) -> bool:
         return self.processor.burst and self.product.counts_bytes
+
+    def sum(self, sums: Any, pixel: int, start: int, lanes: int) -> Expression:
+        """The sums of `lanes` filters of a pixel from `start` on."""
+        return sums[span(pixel * self.tile.block + start, lanes)]
 
     def zeros(self, place: _Place, dtype: str, lanes_a_number: int) -> Any:
         """Registers for the sums of a tile, `lanes_a_number` for each."""

@@ -72,7 +72,7 @@ class _Output:
         """The dot products of `lanes` filters from `start` on, at place (block, y, x, pixel)."""
         block, y, first, pixel = place
         size = nest.tile.block
-        found = sums[span(pixel * size + start, lanes)]
+        found = nest.sum(sums, pixel, start, lanes)
         if self.count is None:
             return found
         ones = cast("int32", found, lanes)
@@ -105,18 +105,33 @@ class _Output:
     def _store(
         self, nest: Any, sums: Any, place: tuple[Expression, ...], pixels: int, filters: int
     ) -> None:
-        tile, lanes = nest.tile, nest.processor.lanes
-        block, y, first = place
-        group, number = block // tile.blocks, block % tile.blocks
-        begin = group * tile.layer.filters_a_group + number * tile.block
+        lanes = nest.processor.lanes
         for pixel in range(pixels):
             for start in range(0, filters, lanes):
                 width = lanes if start + lanes <= filters else 1
                 for at in range(start, min(start + lanes, filters), width):
-                    where = (*place, pixel)
-                    index = [0, y, first + pixel, span(begin + at, width)]
-                    value = self.value(nest, sums, where, at, width, index)
-                    T.buffer_store(self._buffers["y"], value, index)
+                    self._put(nest, sums, (*place, pixel), at, width)
+
+    def _put(
+        self, nest: Any, sums: Any, place: tuple[Expression, ...], start: Expression, lanes: int
+    ) -> None:
+        tile = nest.tile
+        block, y, first, pixel = place
+        group, number = block // tile.blocks, block % tile.blocks
+        begin = group * tile.layer.filters_a_group + number * tile.block
+        index = [0, y, first + pixel, span(begin + start, lanes)]
+        value = self.value(nest, sums, place, start, lanes, index)
+        T.buffer_store(self._buffers["y"], value, index)
+
+    def write_share(
+        self, nest: Any, sums: Any, block: Expression, y: Expression, x: Expression
+    ) -> None:
+        """What one thread of a GPU stores: `nest.share` filters of one pixel, see `gpu.Threads`."""
+        last = nest.tile.layer.filters_a_group - block % nest.tile.blocks * nest.tile.block
+        for number in range(nest.share):
+            start = nest.first + number
+            with T.If(T.And(nest.inside, start < last)), T.Then():
+                self._put(nest, sums, (block, y, x, 0), start, 1)
 
     def value(
         self,
@@ -165,10 +180,7 @@ class Affine(_Output):
     def value(self, nest, sums, place, start, lanes, index):
         at = span(place[0] * nest.tile.block + start, lanes)
         dot = cast("float32", self.dot(nest, sums, place, start, lanes), lanes)
-        product = dot * self._buffers["scale"][at]
-        if nest.processor.llvm:
-            dtype = "float32" if lanes == 1 else f"float32x{lanes}"
-            product = T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", product)
+        product = nest.processor.product(dot, self._buffers["scale"][at], lanes)
         value = _clamped(product + self._buffers["bias"][at], self.bounds, lanes)
         if self.residual:
             value = value + self._buffers["residual"][tuple(index)]
@@ -227,3 +239,17 @@ class Threshold(_Output):
                 place = group * self.words(tile) + number * words + word
                 if word * WORD < tile.layer.filters_a_group:
                     T.buffer_store(self._buffers["y"], bits, [0, y, first + pixel, place])
+
+    def write_share(self, nest, sums, block, y, x):
+        """A thread has some bits of a word; the first of those that share it stores it."""
+        tile = nest.tile
+        bits = T.uint32(0)
+        for number in range(nest.share):
+            start = nest.first + number
+            dot = self.dot(nest, sums, (block, y, x, 0), start, 1)
+            below = dot < self._buffers["threshold"][block * tile.block + start]
+            found = nest.processor.bits(below, 1)
+            bits = bits | T.shift_left(found, T.Cast("uint32", start))
+        word = nest.joined(bits) ^ self._buffers["turned"][block, 0]
+        with T.If(T.And(nest.inside, nest.first == 0)), T.Then():
+            T.buffer_store(self._buffers["y"], word, [0, y, x, block])

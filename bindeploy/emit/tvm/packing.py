@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm.tirx.script import builder as T
@@ -33,7 +34,7 @@ def binarize(name: str, shape: Shape, groups: int, processor: Processor) -> Any:
     with kernel(name) as builder:
         x = T.arg("x", T.Buffer(shape, "float32"))
         y = T.arg("y", T.Buffer((1, height, width, groups * words), "uint32"))
-        with T.grid(height, width, groups) as (row, column, group):
+        with processor.each(height, width, groups) as (row, column, group):
             whole, rest = divmod(depth, WORD)
             if whole:
                 with T.serial(0, whole) as word:
@@ -74,11 +75,12 @@ def quantize(name: str, shape: Shape, step: float, processor: Processor) -> Any:
     with kernel(name) as builder:
         x = T.arg("x", T.Buffer(shape, "float32"))
         y = T.arg("y", T.Buffer(shape, "int8"))
-        with T.serial(0, count // lanes) as part:
+        with processor.each(count // lanes) as (part,):
             at = span(part * lanes, lanes)
             T.buffer_store(y, _rounded(x[at], step, lanes), [at])
-        with T.serial(count // lanes * lanes, count) as at:
-            T.buffer_store(y, _rounded(x[at], step, 1), [at])
+        if count % lanes:
+            with T.serial(count // lanes * lanes, count) as at:
+                T.buffer_store(y, _rounded(x[at], step, 1), [at])
     return builder.get()
 
 
@@ -97,26 +99,25 @@ def unpack(name: str, shape: Shape, groups: int, processor: Processor) -> Any:
     with kernel(name) as builder:
         x = T.arg("x", T.Buffer((1, height, width, groups * words), "uint32"))
         y = T.arg("y", T.Buffer(shape, "float32"))
-        with T.grid(height, width, groups) as (row, column, group):
-            for start in range(0, depth, processor.lanes):
-                whole = start + processor.lanes <= depth
-                lanes = processor.lanes if whole else 1
-                for at in range(start, min(start + processor.lanes, depth), lanes):
-                    word = x[0, row, column, group * words + at // WORD]
-                    sign = _signs(word, at % WORD, lanes)
-                    place = [0, row, column, span(group * depth + at, lanes)]
-                    T.buffer_store(y, sign, place)
+        lanes = math.gcd(processor.lanes, depth)
+        with processor.each(height, width, groups, depth // lanes) as (row, column, group, part):
+            first = part * lanes
+            word = x[0, row, column, group * words + first // WORD]
+            place = [0, row, column, span(group * depth + first, lanes)]
+            T.buffer_store(y, _signs(word, first % WORD, lanes), place)
     return builder.get()
 
 
-def _signs(word: Expression, first: int, lanes: int) -> Expression:
+def _signs(word: Expression, first: Expression, lanes: int) -> Expression:
     """+-1 of `lanes` bits of a word."""
     negative = (broadcast(word, lanes) & single_bits(lanes, first)) != broadcast(T.uint32(0), lanes)
     minus, plus = (broadcast(T.float32(value), lanes) for value in (-1, 1))
     return T.Select(negative, minus, plus)
 
 
-def pad(name: str, shape: Shape, pads: Shape, dtype: str, value: float) -> Any:
+def pad(
+    name: str, shape: Shape, pads: Shape, dtype: str, value: float, processor: Processor
+) -> Any:
     """PrimFunc (x [1, H, W, D], y with `pads` (top, left, bottom, right) around, of `value`)."""
     _, height, width, depth = shape
     top, left, bottom, right = pads
@@ -124,18 +125,32 @@ def pad(name: str, shape: Shape, pads: Shape, dtype: str, value: float) -> Any:
     with kernel(name) as builder:
         x = T.arg("x", T.Buffer(shape, dtype))
         y = T.arg("y", T.Buffer(padded, dtype))
-        with T.serial(0, padded[1]) as row:
-            inside = T.And(row >= top, row < top + height)
-            with T.If(inside):
-                with T.Then():
-                    _fill(y, row, 0, left, depth, dtype, value)
-                    with T.grid(width, depth) as (column, d):
-                        number = x[0, row - top, column, d]
-                        T.buffer_store(y, number, [0, row, left + column, d])
-                    _fill(y, row, left + width, right, depth, dtype, value)
-                with T.Else():
-                    _fill(y, row, 0, padded[2], depth, dtype, value)
+        if processor.gpu:
+            with processor.each(*padded[1:]) as (row, column, d):
+                down = T.And(row >= top, row < top + height)
+                inside = T.And(down, T.And(column >= left, column < left + width))
+                number = x[0, row - top, column - left, d]
+                number = T.if_then_else(inside, number, T.Cast(dtype, value))
+                T.buffer_store(y, number, [0, row, column, d])
+        else:
+            _pad_rows(x, y, shape, pads, dtype, value)
     return builder.get()
+
+
+def _pad_rows(x: Any, y: Any, shape: Shape, pads: Shape, dtype: str, value: float) -> None:
+    _, height, width, depth = shape
+    top, left, bottom, right = pads
+    with T.serial(0, top + height + bottom) as row:
+        inside = T.And(row >= top, row < top + height)
+        with T.If(inside):
+            with T.Then():
+                _fill(y, row, 0, left, depth, dtype, value)
+                with T.grid(width, depth) as (column, d):
+                    number = x[0, row - top, column, d]
+                    T.buffer_store(y, number, [0, row, left + column, d])
+                _fill(y, row, left + width, right, depth, dtype, value)
+            with T.Else():
+                _fill(y, row, 0, left + width + right, depth, dtype, value)
 
 
 def _fill(

@@ -144,7 +144,7 @@ def _pool_signs(values: Values, x: Any, falling: Any, attributes: Attributes) ->
     shape = shape_of(words)
     padded = np.pad(falling, (0, -len(falling) % WORD))
     mask = np.packbits(padded, bitorder="little").view("<u4")
-    function = pools.binary_max_pool("binary_max_pool", shape, window)
+    function = pools.binary_max_pool("binary_max_pool", shape, window, values.processor)
     made = values.call(function, [words, mask], (1, *window.out, shape[3]), "uint32")
     return values.from_words(made, len(falling), 1)
 

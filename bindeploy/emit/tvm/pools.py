@@ -95,7 +95,7 @@ def _pool(
     with kernel(name) as builder:
         x = T.arg("x", T.Buffer(tuple(shape), "float32"))
         y = T.arg("y", T.Buffer((1, *window.out, channels), "float32"))
-        with T.grid(*window.out, channels // lanes) as (row, column, part):
+        with processor.each(*window.out, channels // lanes) as (row, column, part):
             found = T.alloc_buffer((lanes,), "float32", scope="local")
             counted = T.alloc_buffer((1,), "int32", scope="local")
             every = span(0, lanes)
@@ -113,7 +113,7 @@ def _pool(
     return builder.get()
 
 
-def binary_max_pool(name: str, shape: Sequence[int], window: Window) -> Any:
+def binary_max_pool(name: str, shape: Sequence[int], window: Window, processor: Processor) -> Any:
     """PrimFunc (x uint32 [1, H, W, words], falling uint32 [words], y [1, H', W', words]).
 
     direction * max(direction * sign): a bit (-1) stays where all taps have it, or, where direction
@@ -124,7 +124,7 @@ def binary_max_pool(name: str, shape: Sequence[int], window: Window) -> Any:
         x = T.arg("x", T.Buffer(tuple(shape), "uint32"))
         falling = T.arg("falling", T.Buffer((words,), "uint32"))
         y = T.arg("y", T.Buffer((1, *window.out, words), "uint32"))
-        with T.grid(*window.out, words) as (row, column, word):
+        with processor.each(*window.out, words) as (row, column, word):
             found = T.alloc_buffer((1,), "uint32", scope="local")
             T.buffer_store(found, T.uint32(0xFFFFFFFF), [0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from tvm.tirx.script import builder as T
 WORD = 32
 """Bits of a packed word."""
 
+GPUS = ("cuda", "opencl")
+"""What TVM calls the languages of GPUs."""
+
+THREADS = 256
+"""Threads of a block on a GPU at most: every one has room for so many."""
+
 Expression = Any
 """A number or a vector of TIR."""
 
@@ -21,25 +28,33 @@ Expression = Any
 class Processor:
     """`lanes` numbers of 32 bits are a vector; `sums` vectors of sums fit the registers at once.
 
-    `x86` says whether it has x86's instruction that gathers signs into a word, `llvm` whether code
-    for it is made by LLVM, whose intrinsics kernels may use then. `burst`: it counts the ones of
-    bytes faster than those of words, so bytes hold the counts of some words before they are added;
-    `pairs` is LLVM's name of an instruction that adds neighbours, if it has one.
+    `x86` says whether it has x86's instruction that gathers signs into a word, `kind` who makes the
+    code: `llvm`, whose intrinsics kernels may use then, `c`, `cuda` or `opencl`. `burst`: it counts
+    the ones of bytes faster than those of words, so bytes hold the counts of some words before they
+    are added; `pairs` is LLVM's name of an instruction that adds neighbours, if it has one.
     """
 
     lanes: int = 1
     sums: int = 8
     x86: bool = False
-    llvm: bool = True
+    kind: str = "llvm"
     burst: bool = False
     pairs: str = ""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a kernel is threads, each of them scalar."""
+        return self.kind in GPUS
 
     def tile(self, pixels: int, filters: int) -> tuple[int, int]:
         """Pixels of a row, and filters, that are computed together.
 
         Filters are whole words where there is more than one. Of the tiles that fit, the largest
-        whose pixels divide the row, and of those the one nearest to a square of vectors.
+        whose pixels divide the row, and of those the one nearest to a square of vectors. On a GPU
+        one pixel and a power of two: threads share them, see `gpu.Threads`.
         """
+        if self.gpu:
+            return 1, WORD if filters > WORD // 2 else 1 << (filters - 1).bit_length()
         whole = WORD if filters > WORD // 2 else -(-filters // self.lanes) * self.lanes
         blocks = [whole, 2 * WORD] if filters % (2 * WORD) == 0 else [whole]
         room = max(self.sums * self.lanes, whole)
@@ -55,6 +70,38 @@ class Processor:
         size, block = tile
         computed = -(-pixels // size) * size
         return size * block * (pixels / computed) ** 2, -abs(size - block // self.lanes)
+
+    @contextmanager
+    def each(self, *extents: int) -> Iterator[tuple[Expression, ...]]:
+        """Steps in any order: nested loops, or a thread for each."""
+        if not self.gpu:
+            with T.grid(*extents) as place:
+                yield place if len(extents) > 1 else (place,)
+            return
+        steps = math.prod(extents)
+        size = min(steps, THREADS)
+        with (
+            T.thread_binding(0, -(-steps // size), "blockIdx.x") as block,
+            T.thread_binding(0, size, "threadIdx.x") as thread,
+        ):
+            number = block * size + thread
+            with T.If(number < steps), T.Then():
+                yield tuple(
+                    number // math.prod(extents[axis + 1 :]) % extent
+                    for axis, extent in enumerate(extents)
+                )
+
+    def product(self, left: Expression, right: Expression, lanes: int) -> Expression:
+        """left * right of floats, rounded: no compiler may fuse it with a sum.
+
+        What C and OpenCL compilers may do is said where their source is made, in `sources`.
+        """
+        if self.kind == "cuda":
+            return T.call_extern("float32", "__fmul_rn", left, right)
+        if self.kind == "llvm":
+            dtype = "float32" if lanes == 1 else f"float32x{lanes}"
+            return T.call_llvm_pure_intrin(dtype, "llvm.arithmetic.fence", left * right)
+        return left * right
 
     def bits(self, condition: Expression, lanes: int) -> Expression:
         """Word whose bit i says whether `condition` holds in lane i, of at most 32 lanes."""

@@ -8,12 +8,15 @@ from typing import Any
 
 import tvm
 
-from bindeploy.emit.tvm.processor import WORD, Processor
+from bindeploy.emit.tvm.processor import GPUS, WORD, Processor
 from bindeploy.errors import BindeployError
 from bindeploy.target import Target, targets
 
 OURS = ("lanes", "sums", "burst")
 """Keys of the table that are for our kernels; the others are TVM's."""
+
+LANGUAGES = ("c", *GPUS)
+"""Kinds whose kernels are source."""
 
 NATIVE = "native"
 """The `mcpu` of this machine, whatever it is."""
@@ -53,6 +56,9 @@ def describe(target: Target) -> Described:
             f"target `{target.name}` has no table `tvm`: choose from {known}, or add one"
         )
     given = {key: value for key, value in target.tvm.items() if key not in OURS}
+    if given["kind"] in LANGUAGES:
+        host = {"host": {"kind": "llvm"}} if given["kind"] in GPUS else {}
+        return Described(tvm.target.Target(given | host), Processor(kind=given["kind"]))
     if given.get("mcpu") == NATIVE:
         given["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
     triple = given.get("mtriple")

@@ -182,7 +182,7 @@ class Values:
             return last
         shape, dtype = shape_of(last), last.ty.dtype
         top, left, bottom, right = pads
-        function = packing.pad("pad", shape, tuple(pads), str(dtype), fill)
+        function = packing.pad("pad", shape, tuple(pads), str(dtype), fill, self.processor)
         out = (1, top + shape[1] + bottom, left + shape[2] + right, shape[3])
         return self.call(function, [last], out, str(dtype))
 
