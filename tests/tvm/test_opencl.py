@@ -126,7 +126,7 @@ def _threads(function: Any) -> list[tuple[list[int], list[int]]]:
     def visit(loop: Any) -> None:
         if loop.kind == tirx.ForKind.THREAD_BINDING:
             tag = str(loop.thread_binding.thread_tag)
-            if tag == "blockIdx.x":
+            if not extents or (tag.startswith("blockIdx") and tag in extents[-1]):
                 extents.append({})
             extents[-1][tag] = max(int(loop.extent), extents[-1].get(tag, 0))
 
