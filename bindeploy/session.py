@@ -357,7 +357,9 @@ class ModuleSession(Session):
                 from bindeploy.emit.tvm.machine import Machine
             except ModuleNotFoundError as error:
                 raise not_installed(error) or error from None
-            self._machines[name] = Machine(self._source.module(name), self.threads)
+            self._machines[name] = Machine(
+                self._source.module(name), self.threads, self._source.device
+            )
         return self._machines[name]
 
 

@@ -45,6 +45,10 @@ class Format(NamedTuple):
 def _check_runtime(packed: ir.Model, target: Target) -> None:
     from bindeploy.emit.plan import lower
 
+    if target.family == "gpu":
+        raise BindeployError(
+            f"target `{target.name}` is compiled by TVM alone: give --format tvm"
+        )
     try:
         lower(packed)
     except BindeployError as error:
@@ -81,10 +85,9 @@ def _add_tvm(
     tell("compiling the same with the integers of every layer")
     proof = ir.from_proto(with_integers(packed)[0])
     _compiler().write_module(proof, target, folder / module_source.INTEGERS, kernels)
-    source = resource("runtime") / "tvm" / "host.cc"
-    if source.is_file():
-        (folder / HOST).parent.mkdir()
-        copyfile(source, folder / HOST)
+    (folder / HOST).parent.mkdir()
+    copyfile(resource("runtime") / "tvm" / "host.cc", folder / HOST)
+    _compiler().write_sources(packed, target, folder / HOST.partition("/")[0])
     return record | {"checksums": module_source.checksums(folder)}
 
 

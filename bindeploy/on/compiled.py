@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bindeploy.emit.tvm.module_source import MODULE, other_machine
+from bindeploy.emit.tvm.module_source import MODULE, other_machine, read
 from bindeploy.on import program
 from bindeploy.on.transport import Deployed, Results
 from bindeploy.session import Session
@@ -42,7 +42,15 @@ class Compiled:
                 f"{MODULE} is for {machine} (target `{bundle.built_for.name}`): verify it there, "
                 "or --on rpc://HOST:PORT"
             )
-        return None
+        return self._lacks_device(bundle)
+
+    def _lacks_device(self, bundle: Deployed) -> str | None:
+        device = read(bundle.path).device
+        if device == "cpu":
+            return None
+        from bindeploy.emit.tvm.machine import absent
+
+        return absent(device)
 
     def run_model(self, bundle: Deployed, images: NDArray[np.float32]) -> Results:
         with tempfile.TemporaryDirectory(prefix="bindeploy-run-") as name:

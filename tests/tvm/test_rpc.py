@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -24,19 +26,23 @@ from bindeploy.tables import console
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TVM
 
 
+EMULATED = Path(__file__).resolve().parents[2] / ".venv" / "aarch64" / "python"
+"""Python on emulated 64-bit ARM, which `make aarch64` sets up."""
+
+
 def free_port() -> int:
     with socket.socket() as asking:
         asking.bind(("127.0.0.1", 0))
         return asking.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def server():
-    """Where a tvm.rpc server with TVM's runtime alone waits."""
+@contextmanager
+def serving(python):
+    """Where a tvm.rpc server with TVM's runtime alone waits, started by a Python."""
     port = free_port()
     options = ("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tvm.exec.rpc_server", *options],
+        [python, "-m", "tvm.exec.rpc_server", *options],
         env=os.environ | {"TVM_USE_RUNTIME_LIB": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -48,6 +54,12 @@ def server():
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the server is a child of this process
         process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving(sys.executable) as where:
+        yield where
 
 
 def wait_for(host: str, port: int, seconds: float = 90) -> None:
@@ -72,6 +84,17 @@ def test_a_bundle_is_verified_on_the_machine_of_a_server(compiled_bundle, server
     assert report["ok"], report
     names = [row["name"] for row in report["engines"]]
     assert names[-2:] == ["tvm", server]
+
+
+def test_a_module_for_arm_is_verified_on_emulated_arm(digits_run, command, tmp_path):
+    if not EMULATED.is_file() or shutil.which("qemu-aarch64") is None:
+        pytest.skip(f"no `{EMULATED}`, or no qemu-aarch64: make aarch64")
+    out = tmp_path / "arm"
+    result = command("export", digits_run, "--target", "arm", "--format", "tvm", "--out", out)
+    assert result.exit_code == 0, result.output
+    with serving(EMULATED) as where:
+        report = verify(Bundle.open(out), on=where)
+    assert report["ok"] and report["engines"][-1]["name"] == where, report
 
 
 def test_times_are_of_the_server_and_the_report_names_it(compiled_bundle, server, capsys):

@@ -23,18 +23,21 @@ _pool = threading.local()
 
 
 class Machine:
-    """A module of `compiler.write_module`, loaded on this machine's CPU.
+    """A module of `compiler.write_module`, loaded on this machine's CPU, or on another `device`.
 
     A module is a shared library: loading it runs its code. `threads` of TVM's pool work on it; the
     pool has as many as there are processors, or as the variable TVM_NUM_THREADS says.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, device: str = "cpu") -> None:
         _prepare_pool()
         self.threads = threads
+        self._device = tvm.device(device)
+        if reason := absent(device):
+            raise BindeployError(f"`{path}` does not run here: {reason}")
         self._input: Any = None
         try:
-            self._machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+            self._machine = VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
             self._main = self._machine["main"]
         except Exception as error:  # of the loader, of TVM, of Python
             line = " ".join(str(error).split())[:300]
@@ -46,7 +49,7 @@ class Machine:
         """Every output for one image [1, ...]."""
         _use(self.threads)
         if self._input is None or self._input.shape != image.shape:
-            self._input = tvm.runtime.empty(image.shape, "float32")
+            self._input = tvm.runtime.empty(image.shape, "float32", self._device)
         self._input.copyfrom(image)
         return arrays(self._main(self._input))
 
@@ -72,6 +75,13 @@ class Machine:
         finally:
             self._machine.set_instrument(None)
         return calls
+
+
+def absent(device: str) -> str | None:
+    """Why TVM's runtime has no such device here, in words; None where it has."""
+    if tvm.device(device).exist:
+        return None
+    return f"no {device} device is here, or TVM's runtime was built without {device}"
 
 
 def arrays(outputs: Any) -> list[NDArray]:

@@ -25,6 +25,10 @@ MACHINES = {40: "32-bit ARM", 62: "x86-64", 183: "64-bit ARM", 243: "RISC-V"}
 """The machines that ELF files name by a number."""
 
 
+DEVICES = ("cuda", "opencl")
+"""Kinds of targets whose kernels run beside the processor."""
+
+
 class End(NamedTuple):
     """An input or output, with the shape that it has for one image."""
 
@@ -42,7 +46,8 @@ class Call(NamedTuple):
 class ModuleSource(NamedTuple):
     """A folder with modules.
 
-    `layers` are the shapes of their integers, `calls` are its kernels in their order.
+    `layers` are the shapes of their integers, `calls` are its kernels in their order; `device` is
+    TVM's word for where they run, one of DEVICES or cpu.
     """
 
     folder: Path
@@ -51,6 +56,7 @@ class ModuleSource(NamedTuple):
     layers: Mapping[str, tuple[int, ...]]
     calls: tuple[Call, ...]
     processor: str
+    device: str
     checksums: Mapping[str, int]
 
     def intact(self, name: str) -> Path:
@@ -73,6 +79,10 @@ class ModuleSource(NamedTuple):
         return path
 
 
+def _device(kind: object) -> str:
+    return str(kind) if kind in DEVICES else "cpu"
+
+
 def is_module(model: object) -> bool:
     """Whether `model` is the path of a folder with a module."""
     try:
@@ -93,6 +103,7 @@ def read(folder: Path) -> ModuleSource:
             {layer["name"]: _shape(layer["shape"]) for layer in manifest["layers"]},
             tuple(Call(str(row["kernel"]), str(row["layer"])) for row in built["calls"]),
             str(built["processor"]),
+            _device(built["target"]["kind"]),
             dict(built["checksums"]),
         )
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
