@@ -16,6 +16,7 @@ from bindeploy.build import PROGRAM
 from bindeploy.bundle.formats import FORMATS, INPUT, INTEGERS, LOGITS, MANIFEST, MODEL, PLAN
 from bindeploy.errors import BindeployError, unknown
 from bindeploy.files import read_json
+from bindeploy.session import Session
 from bindeploy.target import Target, parse
 
 VERSION = 1
@@ -101,6 +102,12 @@ class Bundle:
     @property
     def program(self) -> Path:
         return self.path / PROGRAM
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits of float32 images [N, C, H, W], computed here; a `Session` stays open."""
+        with Session(self.path) as session:
+            (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+        return logits.reshape(len(logits), *self.output_shape)
 
     @property
     def golden(self) -> Golden:

@@ -46,9 +46,7 @@ def _check_runtime(packed: ir.Model, target: Target) -> None:
     from bindeploy.emit.plan import lower
 
     if target.family == "gpu":
-        raise BindeployError(
-            f"target `{target.name}` is compiled by TVM alone: give --format tvm"
-        )
+        raise BindeployError(f"target `{target.name}` is compiled by TVM alone: give --format tvm")
     try:
         lower(packed)
     except BindeployError as error:

@@ -159,8 +159,11 @@ class SaturatingBits(_Product):
         return bounded if inside is None else T.Select(inside, bounded, total)
 
 
-class Signs(_Product):
-    """sum +- x: weights are one bit a filter, a word for 32 filters, and stay so in memory."""
+class Signs(Floats):
+    """sum +- x: weights are one bit a filter, a word for 32 filters, and stay so in memory.
+
+    In registers they are numbers, made once for all pixels of a tile.
+    """
 
     name = "signs"
     weight_dtype = "uint32"
@@ -180,13 +183,9 @@ class Signs(_Product):
         self, weight: Expression, place: tuple[Expression, ...], start: int, lanes: int
     ) -> Expression:
         word = weight[(*place, start // WORD)]
-        zero = broadcast(T.uint32(0), lanes)
-        return (broadcast(word, lanes) & single_bits(lanes, start % WORD)) != zero
-
-    def step(
-        self, total: Expression, x: Expression, w: Expression, d: Expression, lanes: int
-    ) -> Expression:
-        return total + T.Select(w, -x, x)
+        bit = broadcast(word, lanes) & single_bits(lanes, start % WORD)
+        minus, plus = (broadcast(T.float32(sign), lanes) for sign in (-1, 1))
+        return T.Select(bit != broadcast(T.uint32(0), lanes), minus, plus)
 
 
 class DepthwiseFloats(Floats):
