@@ -335,3 +335,44 @@ def test_bits_that_pass_between_layers(device):
         pool = {"kernel_shape": (2, 2), "strides": (2, 2)}
         nodes.append(helper.make_node("MaxPool", [bits], [result], **pool))
     compare(device, floats(random, 1, 40, 8, 8), nodes, arrays, ["y"], {})
+
+
+def test_layers_of_bytes_and_layers_with_a_filter_for_each_channel(device):
+    random = np.random.default_rng(8)
+    window = {"strides": (2, 1), "pads": (1, 0, 2, 1), "dilations": (1, 1)}
+    step = {"input_scale": np.float32(0.02)}
+    integers = {
+        "int8_weight": random.integers(-127, 128, (10, 3, 3, 3), np.int8),
+        **step,
+        **affine(random, 10),
+    }
+    bits = pack_filters(random.normal(size=(6, 1, 3, 3)).astype(np.float32))
+    depthwise = {"channels": 1, "group": 6, "pad_value": 0.0, **window}
+    nodes = [
+        ("Int8Conv2d", integers, {"group": 2, **window}),
+        ("BinaryConv2d", {"bits": bits} | affine(random, 6), depthwise),
+        ("Conv", {"weight": random.normal(size=(6, 1, 3, 3)).astype("f4")}, {"group": 6}),
+    ]
+    check(device, floats(random, 1, 6, 9, 8), *nodes, rtol=1e-6, atol=1e-5)
+
+
+def test_sums_of_bytes_that_saturate_beside_pads_that_add_nothing(device):
+    random = np.random.default_rng(9)
+    bits = pack_filters(random.uniform(-0.2, 1, (33, 70, 3, 3)).astype(np.float32))
+    window = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
+    about = {"channels": 70, "pad_value": 0.0, **window}
+    x = np.abs(floats(random, 1, 70, 5, 4)) - np.float32(0.1)
+    check(device, x, ("SaturatingBinaryConv2d", {"bits": bits} | affine(random, 33), about))
+
+
+def test_attention(device):
+    """Products of matrices that are computed: TVM's own, as it schedules them for GPUs."""
+    random = np.random.default_rng(10)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], "turn", perm=(0, 1, 3, 2)),
+        helper.make_node("MatMul", ["x", "turned"], ["seen"], "scores"),
+        helper.make_node("Softmax", ["seen"], ["weights"], "softmax", axis=-1),
+        helper.make_node("MatMul", ["weights", "x"], ["y"], "attend"),
+    ]
+    x = random.normal(size=(1, 3, 17, 10)).astype(np.float32)
+    compare(device, x, nodes, [], ["y"], {"rtol": 1e-5, "atol": 1e-5})

@@ -162,7 +162,9 @@ def write_sources(model: ir.Model, target: Target, folder: Path) -> list[str]:
     described = describe(target)
     if described.processor.kind not in SOURCES:
         return []
-    executable = build(to_relax(_one_image(_named(model)), described.processor), described)
+    module = to_relax(_one_image(_named(model)), described.processor)
+    with in_words(f"compile `{model.graph.name}`"):
+        executable = build(module, described)
     texts = sources(executable, described.processor.kind)
     for name, text in texts.items():
         with whole_file(folder / name) as path:

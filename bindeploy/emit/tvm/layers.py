@@ -286,7 +286,7 @@ def matmul(values: Values, inputs: Sequence[Any], attributes: Attributes) -> Any
 
 def _matrices(values: Values, x: Any, y: Any) -> Any:
     left, right = shape_of(x), shape_of(y)
-    if len(left) < 3 or left[:-2] != right[:-2]:
+    if values.processor.gpu or len(left) < 3 or left[:-2] != right[:-2]:
         return None
     batch, rows, depth, columns = math.prod(left[:-2]), *left[-2:], right[-1]
     function = matrices.product("matrices", batch, rows, depth, columns, values.processor)
